@@ -1,0 +1,1 @@
+"""The device service: owns one accelerator and streams `Decode` over token ids."""

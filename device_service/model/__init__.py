@@ -1,0 +1,1 @@
+"""The model: configuration, checkpoint, and the backends that run it."""

@@ -1,0 +1,1 @@
+"""The stateless gateway: text in, text out, over one or more device services."""

@@ -1,0 +1,1 @@
+"""TT-Lang kernels, one family a file. They arrive with the Tenstorrent backend."""

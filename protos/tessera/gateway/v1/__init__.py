@@ -1,0 +1,1 @@
+"""Generated from the contracts by `make proto`."""
