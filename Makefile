@@ -1,0 +1,91 @@
+# The project's commands. `make` or `make help` lists them.
+#
+# PYTHON=python3.12   another interpreter (3.11 or newer) for a new .venv
+# MODEL=DIR           what demo, serve and chat run: "demo", "gemma3-270m" or a checkpoint directory
+# BACKEND=torch       what runs it
+# PIP_ARGS=…          more arguments for pip, e.g. an index with CPU builds of torch
+
+PYTHON ?= python3
+MODEL ?= demo
+BACKEND ?= torch
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check $(PIP_ARGS)
+LOCAL := $(BIN)/python -m deploy.local --model $(MODEL) --backend $(BACKEND)
+PROTOS := $(shell find protos -name '*.proto')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve chat test test-real-model test-soak check format proto bench-decode \
+        model-demo model-gemma3-270m clean
+
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+# --- What a person runs -----------------------------------------------------------------------
+
+demo: $(VENV)/.serve ## Starts both programs on the demo model and streams a few answers
+	@$(LOCAL) demo
+
+serve: $(VENV)/.serve ## Runs both programs in the foreground until Ctrl-C
+	@$(LOCAL) serve
+
+chat: $(VENV)/.serve ## Starts both programs and a chat with them
+	@$(LOCAL) chat
+
+model-gemma3-270m: $(VENV)/.gguf ## Brings the real Gemma 3 270M (267 MB; Gemma's terms apply)
+	@$(BIN)/python deploy/models/gemma3_270m.py
+
+# --- What a developer runs --------------------------------------------------------------------
+
+test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not real_model and not soak" tests
+
+test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
+	@$(BIN)/python -m pytest -m real_model tests/real_model
+
+test-soak: $(VENV)/.dev ## The long form of the fault tests (thousands of cancelled requests)
+	@$(BIN)/python -m pytest -m soak tests
+
+check: $(VENV)/.dev ## Formatting, lint, types, import contracts, protos
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/check
+
+format: $(VENV)/.dev ## Formats the code and mends what lint can mend
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/buf format -w protos
+
+proto: $(VENV)/.dev ## Makes the Python stubs anew from the contracts
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=protos \
+	    --grpc_python_out=protos --mypy_out=quiet:protos --mypy_grpc_out=quiet:protos $(PROTOS)
+
+bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a full-size random E2B (9 GB of disk)
+	@$(BIN)/python -m tests.benchmarks.bench_decode
+
+model-demo: $(VENV)/.dev ## Trains the demo model anew (half an hour)
+	@$(BIN)/python deploy/demo-model/train.py
+
+clean: ## Removes everything that the commands above made
+	rm -rf $(VENV) .cache build *.egg-info
+
+# --- Environments: one .venv that grows with what is asked of it ------------------------------
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "error: $(PYTHON) is missing or older than 3.11; name a newer one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "==> Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
+	@echo "==> Installing what both programs need (torch is the large one; a minute or two, once)"
+	@$(PIP) install --quiet --editable '.[device,gateway]'
+	@touch $@
+
+$(VENV)/.gguf: $(VENV)/.serve
+	@echo "==> Installing the GGUF importer"
+	@$(PIP) install --quiet --editable '.[device,gateway,gguf]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	@echo "==> Installing the tools for tests and checks (a minute or two, once)"
+	@$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.gguf

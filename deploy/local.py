@@ -1,0 +1,284 @@
+"""Both programs on this machine: what `make demo`, `make serve`, `make chat` and the tests start.
+
+Knows the programs by their command lines only; the answers it shows come through `tessera`, the
+command that a user types.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {
+    "demo": ROOT / "deploy" / "demo-model",
+    "gemma3-270m": ROOT / ".cache" / "models" / "gemma3-270m",
+}
+START_SECONDS = 600.0
+STOP_SECONDS = 40.0
+
+# What a person sees of the model: questions where it can chat, beginnings where it only completes.
+QUESTIONS = (
+    "What is Tessera?",
+    "What is 17 plus 25?",
+    "Which day comes after Friday?",
+    "Tell me a story about a fox.",
+)
+BEGINNINGS = ("The capital of France is", "Once upon a time,")
+
+
+class ServiceError(Exception):
+    """A program did not start, or stopped by itself; the message ends with what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A running program with the file that its output goes to."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def output(self) -> str:
+        """All it printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def check_running(self) -> None:
+        """Raises ServiceError when the program has ended."""
+        if self.process.poll() is not None:
+            raise ServiceError(
+                f"the {self.name} ended with exit code {self.process.returncode}:\n"
+                f"{self.output().strip()}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """A device service and a gateway that serve."""
+
+    device: Program
+    gateway: Program
+    device_address: str
+    gateway_address: str
+    device_metrics: str
+    gateway_metrics: str
+
+
+def free_address() -> str:
+    """A loopback address whose port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def start_program(
+    name: str,
+    module: str,
+    flags: Mapping[str, str],
+    log: Path,
+    wrapper: Sequence[str] = (),
+) -> Program:
+    """Starts `python -m module --flag value …` in a session of its own, so that Ctrl-C is ours."""
+    command = [*wrapper, sys.executable, "-m", module]
+    for flag, value in flags.items():
+        command += [f"--{flag}", value]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Program(name, process, log)
+
+
+def stop_program(program: Program, seconds: float = STOP_SECONDS) -> int:
+    """SIGTERM, then SIGKILL after `seconds`. Returns the exit code."""
+    program.process.terminate()
+    try:
+        return program.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        program.process.kill()
+        return program.process.wait()
+
+
+def wait_serving(address: str, programs: Sequence[Program], seconds: float = START_SECONDS) -> None:
+    """Waits until grpc.health.v1 at `address` says SERVING.
+
+    Raises:
+        ServiceError: one of the programs ended, or the time ran out.
+    """
+    deadline = time.monotonic() + seconds
+    with grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(grpc.RpcError):
+                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            for program in programs:
+                program.check_running()
+            time.sleep(0.05)
+    printed = "\n".join(program.output().strip() for program in programs)
+    raise ServiceError(f"{address} was not ready after {seconds:.0f} s:\n{printed}")
+
+
+@contextlib.contextmanager
+def running_services(
+    model_dir: Path,
+    *,
+    device_flags: Mapping[str, str] | None = None,
+    gateway_flags: Mapping[str, str] | None = None,
+    log_dir: Path | None = None,
+) -> Iterator[Services]:
+    """Starts both programs on free loopback ports, yields when they serve, stops them at the end.
+
+    Flags are given without dashes, e.g. `{"precision": "float32"}`, and override the defaults.
+
+    Raises:
+        ServiceError: one of them did not come up.
+    """
+    with contextlib.ExitStack() as cleanup:
+        if log_dir is None:
+            log_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tessera-")))
+        device_flags = {
+            "model": str(model_dir),
+            "listen": free_address(),
+            "metrics-listen": free_address(),
+        } | dict(device_flags or {})
+        gateway_flags = {
+            "device": device_flags["listen"],
+            "tokenizer": str(model_dir),
+            "listen": free_address(),
+            "metrics-listen": free_address(),
+        } | dict(gateway_flags or {})
+        device = start_program(
+            "device service", "device_service", device_flags, log_dir / "device.log"
+        )
+        cleanup.callback(stop_program, device)
+        gateway = start_program("gateway", "gateway", gateway_flags, log_dir / "gateway.log")
+        # The gateway first: its streams end while the device still serves them.
+        cleanup.callback(stop_program, gateway)
+        wait_serving(gateway_flags["listen"], [device, gateway])
+        yield Services(
+            device,
+            gateway,
+            device_flags["listen"],
+            gateway_flags["listen"],
+            device_flags["metrics-listen"],
+            gateway_flags["metrics-listen"],
+        )
+
+
+def tessera(address: str, *arguments: str) -> int:
+    """Runs the `tessera` command against `address`, in the foreground. Returns its exit code."""
+    command = [sys.executable, "-m", "gateway.cli", "--server", address, *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def demo(services: Services, can_chat: bool) -> int:
+    """Shows what a user types and, streamed, what comes back."""
+    mode = ["--chat"] if can_chat else ["--temperature", "0", "--max-tokens", "32"]
+    for prompt in QUESTIONS if can_chat else BEGINNINGS:
+        print(f'\n$ tessera generate {" ".join(mode)} "{prompt}"', flush=True)
+        if code := tessera(services.gateway_address, "generate", *mode, prompt):
+            return code
+    print("\nNow yourself: `make chat` to talk, `make serve` to keep both programs running.")
+    return 0
+
+
+def serve(services: Services) -> int:
+    """Runs until Ctrl-C, or until one of the programs ends."""
+    print(f"device service  {services.device_address}   metrics http://{services.device_metrics}")
+    print(f"gateway         {services.gateway_address}   metrics http://{services.gateway_metrics}")
+    print("In another terminal: .venv/bin/tessera chat    Ctrl-C here stops both.", flush=True)
+    while True:
+        for program in (services.device, services.gateway):
+            program.check_running()
+        time.sleep(0.5)
+
+
+def resolve_model(name: str) -> Path:
+    """The directory of a named model, or the one given.
+
+    Raises:
+        ServiceError: there is none; the message says what makes it.
+    """
+    model_dir = MODELS.get(name, Path(name))
+    if not (model_dir / "config.json").is_file():
+        hint = {"gemma3-270m": "run `make model-gemma3-270m` first"}.get(
+            name, "name a checkpoint directory, or one of " + ", ".join(MODELS)
+        )
+        raise ServiceError(f"MODEL={name}: there is no {model_dir / 'config.json'}: {hint}")
+    return model_dir.resolve()
+
+
+def has_chat_template(model_dir: Path) -> bool:
+    """Whether the model was made for chats."""
+    config = model_dir / "tokenizer_config.json"
+    return (model_dir / "chat_template.jinja").is_file() or (
+        config.is_file() and re.search(r'"chat_template"\s*:', config.read_text()) is not None
+    )
+
+
+def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
+    parser.add_argument("action", choices=("demo", "serve", "chat"))
+    parser.add_argument("--model", default="demo", help="demo, gemma3-270m or a directory")
+    parser.add_argument("--backend", default="torch", help="torch, sim or tt (default: torch)")
+    arguments = parser.parse_args()
+    # `make serve` in the background of a script ends like Ctrl-C does.
+    signal.signal(signal.SIGTERM, _on_terminate)
+    device_flags = {"backend": arguments.backend}
+    gateway_flags: dict[str, str] = {}
+    if arguments.action == "serve":
+        device_flags |= {"listen": "127.0.0.1:50051", "metrics-listen": "127.0.0.1:9101"}
+        gateway_flags |= {"listen": "127.0.0.1:50050", "metrics-listen": "127.0.0.1:9100"}
+    try:
+        model_dir = resolve_model(arguments.model)
+        print(f"==> Starting the device service and the gateway on {arguments.model}", flush=True)
+        start = time.monotonic()
+        with running_services(
+            model_dir, device_flags=device_flags, gateway_flags=gateway_flags
+        ) as services:
+            print(f"==> Both serve after {time.monotonic() - start:.1f} s", flush=True)
+            match arguments.action:
+                case "demo":
+                    return demo(services, has_chat_template(model_dir))
+                case "serve":
+                    return serve(services)
+                case _:
+                    # Ctrl-C is the chat's: it stops an answer there, not the programs here.
+                    signal.signal(signal.SIGINT, lambda *_: None)
+                    return tessera(services.gateway_address, "chat")
+    except ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\n==> Stopped")
+        return 0 if arguments.action != "demo" else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
