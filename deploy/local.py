@@ -188,7 +188,7 @@ def running_services(
 
 def tessera(address: str, *arguments: str) -> int:
     """Runs the `tessera` command against `address`, in the foreground. Returns its exit code."""
-    command = [sys.executable, "-m", "gateway.cli", "--server", address, *arguments]
+    command = [sys.executable, "-m", "gateway.cli", *arguments, "--server", address]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -133,3 +134,17 @@ def test_weights_stored_in_another_type_are_converted(tmp_path: Path):
     expected = huggingface_logits(huggingface_model(stored, torch.float32), ids)
     got = logits_of(load_small(stored), 0, ids)
     torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_per_layer_table_stays_in_its_file(tmp_path: Path):
+    num_rows = 100_000
+    model_dir = write_checkpoint(
+        tmp_path, "e2b", overrides={"vocab_size_per_layer_input": num_rows}
+    )
+    table_bytes = num_rows * 8 * 32 * 4
+    assert (model_dir / "model.safetensors").stat().st_size > table_bytes
+    process = psutil.Process()
+    before = process.memory_info().rss
+    model = load_small(model_dir)
+    logits_of(model, 0, random_token_ids(50))
+    assert process.memory_info().rss - before < table_bytes / 2

@@ -1,0 +1,90 @@
+"""`python -m device_service`: settings, logging, signals; then `server` does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from device_service.errors import StartError
+from device_service.settings import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from device_service.model.interface import Model, ReportProgress
+
+USAGE_ERROR = 2
+START_ERROR = 1
+
+DEFAULT_CONTEXT_LENGTH = 8192
+"""Where the model allows more: what a slot costs grows with it."""
+
+
+def main() -> int:
+    """Returns the exit code: 0 after an orderly stop, 1 when it can't serve, 2 for bad settings."""
+    try:
+        settings = load_settings(sys.argv[1:])
+    except SettingsError as error:
+        return _fail(error, USAGE_ERROR)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # Here and not above, so that --help and mistakes in settings are told at once.
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # where it does not install, asyncio's own loop does
+        from asyncio import new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve_until_signal(settings))
+    except StartError as error:
+        return _fail(error, START_ERROR)
+    return 0
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    from device_service.server import serve
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():  # the second time: at once
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await serve(settings, partial(load_model, settings), stop)
+
+
+def load_model(settings: Settings, report: ReportProgress) -> Model:
+    """Loads the model that the settings name, on the backend that they name."""
+    from device_service.model.config import load_config
+    from device_service.model.torch_backend import TorchModel
+
+    longest = load_config(settings.model).max_position_embeddings
+    return TorchModel.load(
+        settings.model,
+        dtype="bfloat16" if settings.precision == "auto" else settings.precision,
+        device=settings.accelerator,
+        num_slots=settings.slots,
+        context_length=settings.context_length or min(longest, DEFAULT_CONTEXT_LENGTH),
+        max_rows=settings.max_rows,
+        num_threads=settings.threads,
+        report=report,
+    )
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

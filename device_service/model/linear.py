@@ -1,0 +1,88 @@
+"""Matrices that rows are multiplied with, laid out for the processor at hand.
+
+Knows torch and its oneDNN weights; knows no model.
+
+On x86 processors the weight is repacked once into oneDNN's blocked layout. One packing serves
+every row count. Measured on 2 cores, bfloat16, matrices of 1536 × 12288 (GB of weights a second):
+
+| rows | F.linear | plain gemv | packed |
+|---|---|---|---|
+| 1 | 29 | 39 | 43 |
+| 8 | 28 | 6 | 34 |
+| 32 | 16 | – | 22 |
+| 256 | 3.6 | – | 3.8 |
+
+In float32 it is 2 to 6 times as fast as F.linear. Elsewhere, and on other devices, F.linear runs.
+
+A packed row's result does not depend on the rows beside it, bit for bit: from 2 rows on, oneDNN
+sums in one order whatever their number. Alone, a row would take another way, so it gets company;
+that costs 2 % of a step.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+Tensor = torch.Tensor
+
+_ROWS_PACKED_FOR = 8
+"""The row count that oneDNN is told to lay the weight out for; others lose little or nothing."""
+
+
+class Linear(Protocol):
+    """`x · Wᵀ`: [B, in] → [B, out], in the dtype of the weight."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiplies B rows."""
+        ...
+
+
+class PlainLinear:
+    """The weight as torch has it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, in] → [B, out]."""
+        return F.linear(x, self._weight)
+
+
+class PackedLinear:
+    """The weight in oneDNN's own layout; the original is not kept."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_PACKED_FOR)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, in] → [B, out]."""
+        rows = x if len(x) > 1 else x.repeat(2, 1)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, None, "none", [], "")
+        return out[: len(x)]
+
+
+def make_linear(weights: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Linear:
+    """One matrix from one or several that the same rows are multiplied with.
+
+    Args:
+        weights: [out, in] each, of any floating dtype; stacked along `out`. They are copied.
+        dtype: to compute in.
+        device: to compute on.
+    """
+    stacked = torch.cat([weight.to(dtype) for weight in weights]).to(device)
+    return PackedLinear(stacked) if can_pack(device) else PlainLinear(stacked)
+
+
+def can_pack(device: torch.device) -> bool:
+    """Whether weights on a device are packed, and rows so independent of each other to the bit."""
+    return (
+        device.type == "cpu"
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
