@@ -30,7 +30,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),  # without it, the keepalive ping has 60 s
     ("grpc.http2.max_pings_without_data", 0),
@@ -68,7 +68,6 @@ class ServedModel:
     vocab_size: int
     context_length: int
     max_top_candidates: int
-    bos_token_id: int
     eos_token_ids: tuple[int, ...]
     checkpoint_digest: str
     tokenizer_digest: str
@@ -125,40 +124,40 @@ class Device:
             DeviceMismatchError: the first device found serves something else. (Later such devices
                 are logged, and tried again: the right one may come back.)
         """
-        waiting_since = reported_at = time.monotonic()
-        log.info("looking for device %s", self.address)
         async with grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS) as channel:
             while True:
-                try:
-                    model = await self._greet(channel)
-                except grpc.aio.AioRpcError as error:
-                    trouble = f"{error.code().name}: {error.details()}"
-                except DeviceNotReadyError as error:
-                    trouble = str(error)
-                except DeviceMismatchError as error:
-                    if self._first_model is None:
-                        raise
-                    trouble = str(error)
-                else:
-                    await self._serve(channel, model)
-                    waiting_since = reported_at = time.monotonic()
-                    continue
-                now = time.monotonic()
-                if trouble != self.trouble or now - reported_at >= PROGRESS_SECONDS:
-                    reported_at = now
-                    log.warning(
-                        "waiting for device %s, %.0f s: %s",
-                        self.address,
-                        now - waiting_since,
-                        trouble,
-                    )
-                self.trouble = trouble
+                model = await self._find(channel)
+                await self._serve(channel, model)
                 await asyncio.sleep(RETRY_SECONDS)
 
     def fail_all(self, message: str) -> None:
         """Ends every sequence with UNAVAILABLE and this message, and refuses new ones."""
         if self._stream is not None:
             self._stream.fail_all(unavailable(message))
+
+    async def _find(self, channel: grpc.aio.Channel) -> ServedModel:
+        """Tries until the device serves what it should, and tells of the waiting."""
+        log.info("looking for device %s", self.address)
+        waiting_since = time.monotonic()
+        reported_at = waiting_since
+        while True:
+            try:
+                return await self._greet(channel)
+            except grpc.aio.AioRpcError as error:
+                trouble = f"{error.code().name}: {error.details()}"
+            except DeviceNotReadyError as error:
+                trouble = str(error)
+            except DeviceMismatchError as error:
+                if self._first_model is None:
+                    raise
+                trouble = str(error)
+            now = time.monotonic()
+            if trouble != self.trouble or now - reported_at >= PROGRESS_SECONDS:
+                reported_at = now
+                waited = now - waiting_since
+                log.warning("waiting for device %s, %.0f s: %s", self.address, waited, trouble)
+            self.trouble = trouble
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _greet(self, channel: grpc.aio.Channel) -> ServedModel:
         """Asks whether the device serves, and what."""
@@ -266,7 +265,6 @@ def _served_model(answer: device_pb2.GetModelResponse) -> ServedModel:
         vocab_size=answer.vocab_size,
         context_length=answer.context_length,
         max_top_candidates=answer.max_top_candidates,
-        bos_token_id=answer.bos_token_id,
         eos_token_ids=tuple(answer.eos_token_ids),
         checkpoint_digest=answer.checkpoint_digest,
         tokenizer_digest=answer.tokenizer_digest,

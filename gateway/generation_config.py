@@ -45,13 +45,21 @@ class GenerationDefaults:
             "list[object]", eos if isinstance(eos, list) else [eos] if eos is not None else []
         )
         top_k = _id("top_k", values.get("top_k") or 0)
-        # Refuses what no request could use. The vocabulary is not known here: any top_k will do.
-        SamplingParams(vocab_size=max(top_k, 1), seed=0, top_k=top_k, **numbers)
-        return cls(
+        defaults = cls(
             **numbers,
             top_k=top_k,
             eos_token_ids=tuple(_id("eos_token_id", token_id) for token_id in ids),
         )
+        # Refuses what no request could use. (top_k is of a vocabulary not known here.)
+        SamplingParams(
+            vocab_size=1,
+            seed=0,
+            temperature=defaults.temperature,
+            top_p=defaults.top_p,
+            min_p=defaults.min_p,
+            repetition_penalty=defaults.repetition_penalty,
+        )
+        return defaults
 
 
 def _number(name: str, value: object) -> float:

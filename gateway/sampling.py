@@ -54,13 +54,11 @@ def decide(
         history: the ids before the position.
 
     Returns:
-        What `decide_full` returns for the whole row; None where the candidates leave it open.
-
-    Raises:
-        ValueError: a logit of the row is not finite.
+        What `decide_full` returns for the whole row; None where the candidates leave it open, and
+        where logits are not finite, which `decide_full` refuses.
     """
     if not math.isfinite(candidates.scaled_logsumexp):
-        raise ValueError("the readout is of logits that are not finite")
+        return None
     ranking = rank(candidates, Adjustments(params, history) if params.adjusts_logits else None)
     if not ranking.num_proven:
         return None

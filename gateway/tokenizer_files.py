@@ -104,10 +104,7 @@ def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _mark_control_tokens(backend: Backend, named_tokens: Mapping[str, str]) -> dict[str, int]:
     """Makes the backend treat alike the control tokens of tokenizer.json and those with a name."""
-    added = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
-    named = [spelling for spelling in named_tokens.values() if spelling in added]
-    backend.add_special_tokens([AddedToken(each, normalized=False) for each in named])
-    backend.encode_special_tokens = True
+    named = set(named_tokens.values())
     control_tokens: dict[str, int] = {}
     for token_id, token in backend.get_added_tokens_decoder().items():
         if token.special or token.content in named:
@@ -116,6 +113,8 @@ def _mark_control_tokens(backend: Backend, named_tokens: Mapping[str, str]) -> d
                     f"control token {token.content} must not have lstrip, rstrip or single_word"
                 )
             control_tokens[token.content] = token_id
+    backend.add_special_tokens([AddedToken(each, normalized=False) for each in control_tokens])
+    backend.encode_special_tokens = True
     return control_tokens
 
 

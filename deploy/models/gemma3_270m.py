@@ -164,7 +164,7 @@ def main() -> int:
         return 0
     print(NOTICE, flush=True)
     try:
-        fetch(options.tokenizer)
+        fetch(options.tokenizer and options.tokenizer.resolve(strict=True))
     except (FetchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

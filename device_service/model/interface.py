@@ -35,8 +35,9 @@ class ModelInfo:
     """Positions that the sliding rings hold: window - 1 + max_rows; `context_length` where no layer
     slides."""
     max_rewind: int
-    """How far below its high-water mark (the most positions it has held since it last started at 0)
-    a slot may start a span. A mark of at most `ring_size` has overwritten nothing: then any start."""
+    """How far below its high-water mark (the most positions it has held since it last started at
+    0) a slot may start a span. A mark of at most `ring_size` has overwritten nothing: then any
+    start will do."""
     bos_token_id: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
@@ -87,8 +88,8 @@ class StepBatch:
 class StepReadouts:
     """R readouts as columns, in the order of the batch's spans and of the ids in each span.
 
-    Candidates of readout r are `candidate_ids[offsets[r]:offsets[r + 1]]`, by descending logit, ties
-    by ascending id.
+    Candidates of readout r are `candidate_ids[offsets[r]:offsets[r + 1]]` where `offsets` are the
+    cumulative `candidate_counts`; by descending logit, ties by ascending id.
     """
 
     slots: U32

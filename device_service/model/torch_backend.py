@@ -19,7 +19,7 @@ from device_service.model.architecture import ModelConfig
 from device_service.model.batch_checks import BatchChecks
 from device_service.model.checkpoint import Checkpoint, tokenizer_digest
 from device_service.model.config import load_config
-from device_service.model.host_memory import tune_host_memory
+from device_service.model.host import tune_host
 from device_service.model.interface import (
     F32,
     ModelInfo,
@@ -88,7 +88,7 @@ class TorchModel:
             CheckpointError: a file or tensor is missing or wrong.
             ValueError: an argument is out of range.
         """
-        tune_host_memory()
+        tune_host()
         config = load_config(model_dir)
         for name, value in (("num_slots", num_slots), ("max_rows", max_rows)):
             if value < 1:

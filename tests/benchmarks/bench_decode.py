@@ -1,6 +1,6 @@
 """Decode and prefill speed beside transformers, on a random checkpoint of E2B's full size.
 
-    python -m tests.benchmarks.bench_decode [--out FILE] [--dir DIR] [--keep] [--small]
+    python -m tests.benchmarks.bench_decode [--out FILE] [--dir DIR] [--keep] [--rounds N] [--small]
 
 Same weights, same dtype (bfloat16), same threads, same run: two processes take turns, round by
 round, and medians over all rounds are compared. Prints a table; the last line is JSON.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -26,13 +27,12 @@ import torch
 
 from device_service.model.checkpoint_tensors import expected_tensors
 from device_service.model.config import parse_config
-from device_service.model.host_memory import tune_host_memory
+from device_service.model.host import ENVIRONMENT, tune_host
 from tests.benchmarks.random_e2b import E2B, SMALL, checkpoint_bytes, write_random_checkpoint
 
 IMPLEMENTATIONS = ("tessera", "transformers")
 SEQUENCES = (1, 8, 32)
 PREFILL_LENGTH = 1024
-NUM_ROUNDS = 4
 FREE_DISK_BYTES = 1 << 30
 """Left free beside the checkpoint."""
 
@@ -40,14 +40,19 @@ FREE_DISK_BYTES = 1 << 30
 class Worker:
     """A `decode_worker` process."""
 
-    def __init__(self, implementation: str, model_dir: Path, num_threads: int) -> None:
+    def __init__(
+        self, implementation: str, model_dir: Path, num_threads: int, environment: Mapping[str, str]
+    ) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.decode_worker", implementation]
+        # The device service sets this for itself, before it imports torch.
+        tuning = ENVIRONMENT if implementation == "tessera" else {}
         self._process = subprocess.Popen(
             [*command, str(model_dir), str(num_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            env={**tuning, **environment},
         )
         self._name = implementation
         self._answer()
@@ -77,15 +82,18 @@ def main() -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep the checkpoint, and use a kept one"
     )
+    parser.add_argument("--rounds", type=int, default=4, help="turns that each of both takes")
     parser.add_argument("--small", action="store_true", help="a small model: tries the benchmark")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     text_config = SMALL if args.small else E2B
     begin = time.monotonic()
+    environment = dict(os.environ)  # of the workers: what follows is for this process alone
+    tune_host()
     num_threads = torch.get_num_threads()
     memory_rate = memory_bytes_per_s()
     with checkpoint(args.dir, text_config, keep=args.keep) as model_dir:
-        results = measure(model_dir, text_config, num_threads)
+        results = measure(model_dir, text_config, num_threads, args.rounds, environment)
     results["memory_gb_per_s"] = max(memory_rate, memory_bytes_per_s()) / 1e9
     print_table(results, time.monotonic() - begin)
     line = json.dumps({k: rounded(v) for k, v in results.items()}, allow_nan=False)
@@ -119,7 +127,13 @@ def checkpoint(parent: Path, text_config: dict[str, Any], *, keep: bool) -> Iter
             shutil.rmtree(made, ignore_errors=True)
 
 
-def measure(model_dir: Path, text_config: dict[str, Any], num_threads: int) -> dict[str, Any]:
+def measure(
+    model_dir: Path,
+    text_config: dict[str, Any],
+    num_threads: int,
+    num_rounds: int,
+    environment: Mapping[str, str],
+) -> dict[str, Any]:
     """Everything but the machine's memory rate."""
     commands = [*(f"decode {x}" for x in SEQUENCES), f"prefill {PREFILL_LENGTH}"]
     seconds = {name: {command: list[float]() for command in commands} for name in IMPLEMENTATIONS}
@@ -127,12 +141,12 @@ def measure(model_dir: Path, text_config: dict[str, Any], num_threads: int) -> d
     try:
         for name in IMPLEMENTATIONS:
             say(f"loading {name}")
-            workers[name] = Worker(name, model_dir, num_threads)
+            workers[name] = Worker(name, model_dir, num_threads, environment)
         for command in commands:  # pages and caches warm: not counted
             for name in IMPLEMENTATIONS:
                 workers[name].ask(command)
-        for number in range(NUM_ROUNDS):
-            say(f"round {number + 1} of {NUM_ROUNDS}")
+        for number in range(num_rounds):
+            say(f"round {number + 1} of {num_rounds}")
             for command in commands:
                 # Who goes first changes, so that a machine that slows down harms both.
                 for name in IMPLEMENTATIONS[:: 1 if number % 2 else -1]:
@@ -220,5 +234,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    tune_host_memory()
     main()

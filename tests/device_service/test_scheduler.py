@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from device_service.scheduler import PROMPT_SHARE, RowRequest, Scheduler, Share
 
 MAX_STEPS = 400
+SLOW_MACHINE = [HealthCheck.too_slow]
 
 
 def decode(slot: int, num_rows: int, ready: int = 0) -> RowRequest:
@@ -94,7 +95,7 @@ def by_slot(requests: Sequence[RowRequest]) -> dict[int, RowRequest]:
 
 
 @given(load=loads())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_every_plan_of_a_long_run_keeps_the_rules(load: Load):
     for _ in range(MAX_STEPS):
         requests, shares = load.step()
@@ -116,7 +117,7 @@ def test_every_plan_of_a_long_run_keeps_the_rules(load: Load):
 
 
 @given(load=loads())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_nothing_that_fits_is_left_out(load: Load):
     for _ in range(MAX_STEPS):
         requests, shares = load.step()
@@ -136,7 +137,7 @@ def test_nothing_that_fits_is_left_out(load: Load):
 
 
 @given(load=loads())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_the_first_advance_runs_in_this_step_or_in_the_next(load: Load):
     head: int | None = None
     for _ in range(MAX_STEPS):
@@ -157,7 +158,7 @@ def test_the_first_advance_runs_in_this_step_or_in_the_next(load: Load):
 
 
 @given(load=loads())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_of_two_steps_one_runs_the_first_prompt(load: Load):
     waited = False
     for _ in range(MAX_STEPS):
@@ -173,7 +174,7 @@ def test_of_two_steps_one_runs_the_first_prompt(load: Load):
 
 
 @given(max_rows=st.integers(4, 64), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_short_advances_leave_a_waiting_prompt_a_quarter_of_the_step(
     max_rows: int, data: st.DataObject
 ):
@@ -189,7 +190,7 @@ def test_short_advances_leave_a_waiting_prompt_a_quarter_of_the_step(
 
 
 @given(max_rows=st.integers(1, 64), num_slots=st.integers(1, 80))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW_MACHINE)
 def test_without_prompts_advances_take_the_whole_step(max_rows: int, num_slots: int):
     shares = Scheduler(max_rows).plan([decode(slot, 1, ready=slot) for slot in range(num_slots)])
     assert len(shares) == min(max_rows, num_slots)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, settings
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,6 +21,7 @@ from device_service.scheduler import RowRequest
 from device_service.sequence import MAX_UNANSWERED, Sequence
 
 SLOT = 3
+SLOW_MACHINE = [HealthCheck.too_slow]
 PRIORITY = 7
 IDS = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 
@@ -173,7 +174,12 @@ class SequenceMachine(RuleBasedStateMachine):
 def test_commands_are_answered_in_order_in_any_history_of_a_sequence():
     run_state_machine_as_test(
         SequenceMachine,
-        settings=settings(max_examples=100, stateful_step_count=40, deadline=None),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=SLOW_MACHINE,
+        ),
     )
 
 

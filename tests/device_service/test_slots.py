@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from device_service.slots import Placement, SlotTable
 
 Ids = tuple[int, ...]
+SLOW_MACHINE = [HealthCheck.too_slow]
 
 
 @dataclass
@@ -165,7 +166,12 @@ def common_prefix(left: Ids, right: Ids) -> int:
 def test_whatever_may_start_is_held_in_any_history_of_a_table():
     run_state_machine_as_test(
         SlotMachine,
-        settings=settings(max_examples=100, stateful_step_count=25, deadline=None),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=SLOW_MACHINE,
+        ),
     )
 
 

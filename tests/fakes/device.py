@@ -111,7 +111,7 @@ class FakeDevice(device_pb2_grpc.DeviceServiceServicer):
         """Serves at `address`."""
         options = [
             ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.max_send_message_length", 64 * 2**20),
         ]
         self._server = grpc.aio.server(options=options)

@@ -1,7 +1,7 @@
 """Acceptance: bad input is refused by name, and a healthy neighbour never notices.
 
-Each row is sent while a healthy answer streams over the same connection (the same `Decode` stream, on
-the device); the answer must come out as it does alone.
+Each row is sent while a healthy answer streams over the same connection (on the device: the same
+`Decode` stream); the answer must come out as it does alone.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ fragments = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     contents=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), fragments), min_size=1),
     system=st.none() | fragments,

@@ -132,12 +132,11 @@ def test_an_answer_that_breaks_is_taken_up_where_it_broke(
 
 def test_without_resume_a_broken_answer_is_an_error(gateway: GatewayThread, client: Client) -> None:
     gateway.device.delay_seconds = 0.01
+    events = client.generate(PROMPT, resume=False, max_tokens=1000, ignore_eos=True)
+    next(events)
+    gateway.restart_device()
     with pytest.raises(GatewayError) as failure:
-        for number, _ in enumerate(
-            client.generate(PROMPT, resume=False, max_tokens=1000, ignore_eos=True)
-        ):
-            if number == 3:
-                gateway.restart_device()
+        list(events)
     assert failure.value.status is grpc.StatusCode.UNAVAILABLE
     assert failure.value.from_gateway
     assert failure.value.retry_after_seconds == 1

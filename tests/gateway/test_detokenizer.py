@@ -14,7 +14,7 @@ from gateway.piece import Piece
 from gateway.tokenizer import Tokenizer, TokenizerError
 
 SHARED = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TEXT = st.text(
     st.one_of(

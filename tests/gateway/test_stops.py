@@ -38,7 +38,7 @@ def brute_force(stops: list[str], text: str) -> tuple[str, str | None]:
 letters = st.text("ab", min_size=1, max_size=5)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(stops=st.lists(letters, max_size=4), texts=st.lists(st.text("abc", max_size=4), max_size=12))
 def test_what_is_shown_is_the_text_before_the_first_complete_stop_string(
     stops: list[str], texts: list[str]
@@ -54,7 +54,7 @@ def test_what_is_shown_is_the_text_before_the_first_complete_stop_string(
     assert all(piece in pieces_of(texts) for piece in shown[: -1 if stop else None])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(stops=st.lists(letters, max_size=4), texts=st.lists(st.text("abc", max_size=4), max_size=12))
 def test_a_piece_is_held_only_while_it_could_be_part_of_a_stop_string(
     stops: list[str], texts: list[str]

@@ -22,6 +22,9 @@ from gateway.tokenizer import (
 )
 from tests.gateway.conftest import DEMO_MODEL
 
+SHARED = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -56,7 +59,7 @@ def test_the_real_tokenizer_gives_gemmas_ids(real_tokenizer: Tokenizer) -> None:
     assert real_tokenizer.vocab_size == 262_145  # one image token more than the text models know
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SHARED
 @given(data=st.data())
 def test_no_text_becomes_a_control_token(tokenizer: Tokenizer, data: st.DataObject) -> None:
     names = [
@@ -77,7 +80,7 @@ def test_text_with_a_lone_surrogate_is_refused(demo_tokenizer: Tokenizer) -> Non
         demo_tokenizer.encode("a\ud800", add_bos=False)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SHARED
 @given(data=st.data(), show=st.booleans())
 def test_ids_are_decoded_as_the_library_does(
     tokenizer: Tokenizer, data: st.DataObject, show: bool

@@ -1,0 +1,151 @@
+"""The program itself, as an operator runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tessera.device.v1 import device_pb2 as pb
+from tessera.device.v1 import device_pb2_grpc
+from tests.processes import DEMO_MODEL
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("TESSERA_")},
+    "PYTHONPATH": f"{ROOT / 'protos'}{os.pathsep}{ROOT}",
+}
+SMALL = ("--threads", "1", "--slots", "2", "--precision", "float32", "--metrics-listen", "off")
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "device_service", *flags],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def program(log: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A serving program and its address."""
+    command = [sys.executable, "-m", "device_service", "--model", str(DEMO_MODEL), *SMALL]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--listen", "127.0.0.1:0", *flags], env=ENV, stdout=out, stderr=out
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"SERVING at (\S+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def requests(*commands: pb.Command) -> Iterator[pb.DecodeRequest]:
+    """The commands at once; then the stream stays open."""
+    yield pb.DecodeRequest(commands=commands)
+    time.sleep(60)
+
+
+OPEN = pb.Command(sequence=1, open=pb.Open(token_ids=[2, 5, 6]))
+
+
+def test_help_and_mistakes_are_told_at_once_without_torch() -> None:
+    code = (
+        "import sys; from device_service.__main__ import main; sys.argv[1:] = ['--slots', '0']\n"
+        "code = main(); assert code == 2, code\n"
+        "assert not {'torch', 'grpc'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert run("--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (("--model", "/nowhere"), 2, "--model"),
+        (("--model", str(DEMO_MODEL), "--slots", "0"), 2, "--slots"),
+        (("--model", str(DEMO_MODEL), "--backend", "tt"), 2, "not built yet"),
+        (("--model", str(DEMO_MODEL), "--colour", "blue"), 2, "--colour"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(
+    flags: tuple[str, ...], code: int, says: str
+) -> None:
+    done = run(*flags)
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_a_broken_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    done = run("--model", str(tmp_path), *SMALL, "--listen", "127.0.0.1:0")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --model {tmp_path}: ")
+    assert "gpt2" in line
+
+
+def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    with program(tmp_path / "log") as (_, address):
+        done = run("--model", str(DEMO_MODEL), *SMALL, "--listen", address)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"error: --listen {address}: cannot listen there: Address already in use"
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_live_streams_and_exits_zero(tmp_path: Path, number: int) -> None:
+    log = tmp_path / "log"
+    with (
+        program(log, "--drain-seconds", "1") as (process, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        call = device_pb2_grpc.DeviceServiceStub(channel).Decode(requests(OPEN), timeout=60)
+        assert next(call).readouts.sequences
+        process.send_signal(number)
+        (failed,) = next(call).failed
+        assert failed.closed
+        with pytest.raises(grpc.RpcError) as end:
+            next(call)
+        assert end.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert process.wait(20) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with (
+        program(tmp_path / "log", "--drain-seconds", "600") as (process, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        call = device_pb2_grpc.DeviceServiceStub(channel).Decode(requests(OPEN), timeout=60)
+        assert next(call).readouts.sequences
+        process.terminate()
+        while "draining" not in (tmp_path / "log").read_text():
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(10) == 128 + signal.SIGTERM
+        call.cancel()
