@@ -36,9 +36,12 @@ def transformers_model(model_dir: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def real_services(model_dir: Path) -> Iterator[Services]:
-    """Both real programs on the real model in float32."""
-    with running_services(
-        model_dir,
-        device_flags={"precision": "float32", "slots": "8", "threads": str(NUM_THREADS)},
-    ) as running:
+    """Both real programs on the real model in float32, with a slot for every prompt."""
+    device_flags = {
+        "precision": "float32",
+        "slots": "32",
+        "context-length": "1024",
+        "threads": str(NUM_THREADS),
+    }
+    with running_services(model_dir, device_flags=device_flags) as running:
         yield running

@@ -26,7 +26,6 @@ from tests.real_model.texts import KNOWN_CONTINUATIONS, PROMPTS, SURVIVING_TEXTS
 pytestmark = pytest.mark.real_model
 
 NUM_TOKENS = 48
-NUM_CLIENTS = 8
 TIE = 1e-3
 
 
@@ -61,8 +60,8 @@ def stub(real_services: Services) -> Iterator[gateway_pb2_grpc.GatewayServiceStu
 
 @pytest.fixture(scope="module")
 def answers(stub: gateway_pb2_grpc.GatewayServiceStub) -> dict[str, Answer]:
-    """To all prompts, several at a time, so that they share the device's steps."""
-    with ThreadPoolExecutor(NUM_CLIENTS) as clients:
+    """To all prompts at once, so that they share the device's steps."""
+    with ThreadPoolExecutor(len(PROMPTS)) as clients:
         answers = clients.map(lambda prompt: generate(stub, prompt), PROMPTS)
         return dict(zip(PROMPTS, answers, strict=True))
 

@@ -1,0 +1,1 @@
+"""Text to train on, made by rule: tables, families of questions over them, documents."""
