@@ -61,7 +61,7 @@ proto: $(VENV)/.dev ## Makes the Python stubs anew from the contracts
 bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a full-size random E2B (9 GB of disk)
 	@$(BIN)/python -m tests.benchmarks.bench_decode
 
-model-demo: $(VENV)/.dev ## Trains the demo model anew (half an hour)
+model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py
 
 clean: ## Removes everything that the commands above made

@@ -33,9 +33,9 @@ STOP_SECONDS = 40.0
 
 # What a person sees of the model: questions where it can chat, beginnings where it only completes.
 QUESTIONS = (
-    "What is Tessera?",
-    "What is 17 plus 25?",
+    "What is the gateway?",
     "Which day comes after Friday?",
+    "What is the capital of France?",
     "Tell me a story about a fox.",
 )
 BEGINNINGS = ("The capital of France is", "Once upon a time,")
@@ -194,7 +194,7 @@ def tessera(address: str, *arguments: str) -> int:
 
 def demo(services: Services, can_chat: bool) -> int:
     """Shows what a user types and, streamed, what comes back."""
-    mode = ["--chat"] if can_chat else ["--temperature", "0", "--max-tokens", "32"]
+    mode = ["--temperature", "0", *(["--chat"] if can_chat else ["--max-tokens", "32"])]
     for prompt in QUESTIONS if can_chat else BEGINNINGS:
         print(f'\n$ tessera generate {" ".join(mode)} "{prompt}"', flush=True)
         if code := tessera(services.gateway_address, "generate", *mode, prompt):
