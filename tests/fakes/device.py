@@ -155,19 +155,41 @@ class FakeDevice(device_pb2_grpc.DeviceServiceServicer):
     ) -> AsyncIterator[pb.WatchLoadResponse]:
         yield pb.WatchLoadResponse(num_slots=64, free_slots=64, accepting=True)
 
+    # A coroutine that writes: gRPC closes no generator of a call that was cancelled.
     async def Decode(
         self, request_iterator: AsyncIterator[pb.DecodeRequest], context: Context
-    ) -> AsyncIterator[pb.DecodeResponse]:
+    ) -> None:
+        """A step takes all commands that came during the last one, and `delay_seconds`."""
         self._num_streams += 1
         stream = self._num_streams
+        inbox: asyncio.Queue[pb.Command | None] = asyncio.Queue()
+        reader = asyncio.create_task(self._read(request_iterator, inbox))
+        try:
+            while True:
+                commands = [await inbox.get()]
+                await asyncio.sleep(self.delay_seconds)
+                while not inbox.empty():
+                    commands.append(inbox.get_nowait())
+                if None in commands:
+                    return
+                await context.write(self._answer(stream, commands))
+        finally:
+            reader.cancel()
+            for key in [key for key in self.open_sequences if key[0] == stream]:
+                del self.open_sequences[key]
+
+    async def _read(
+        self,
+        request_iterator: AsyncIterator[pb.DecodeRequest],
+        inbox: asyncio.Queue[pb.Command | None],
+    ) -> None:
         try:
             async for request in request_iterator:
                 self.num_requests += 1
-                await asyncio.sleep(self.delay_seconds)
-                yield self._answer(stream, request.commands)
+                for command in request.commands:
+                    inbox.put_nowait(command)
         finally:
-            for key in [key for key in self.open_sequences if key[0] == stream]:
-                del self.open_sequences[key]
+            inbox.put_nowait(None)
 
     def _answer(self, stream: int, commands: Sequence[pb.Command]) -> pb.DecodeResponse:
         response = pb.DecodeResponse()

@@ -25,7 +25,15 @@ from tessera.gateway.v1 import gateway_pb2_grpc
 from tests.fakes.device import FakeDevice
 from tests.processes import DEMO_MODEL
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+"""For things that take a moment, on a machine that has none to spare."""
+
+CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
 
 @cache
@@ -137,7 +145,7 @@ async def running_gateway(
     stop = Stop()
     task = asyncio.create_task(serve(all_settings, demo_tokenizer(), stop))
     try:
-        async with grpc.aio.insecure_channel(all_settings.listen) as channel:
+        async with grpc.aio.insecure_channel(all_settings.listen, CHANNEL_OPTIONS) as channel:
             stub = gateway_pb2_grpc.GatewayServiceStub(channel)
             running = Running(device, all_settings, stub, channel, stop, task)
             await asyncio.wait(

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.local import ROOT, free_address
+from tests.gateway.harness import PATIENCE_SECONDS
 from tests.gateway.test_client import GatewayThread
-
-PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from deploy.local import free_address
 from gateway.client import Chat, Client, GatewayError, Message
 from gateway.events import Delta, Event, Finished, FinishReason, Started
 from tests.fakes.device import FakeDevice
-from tests.gateway.harness import Running, demo_tokenizer, running_gateway
+from tests.gateway.harness import PATIENCE_SECONDS, Running, demo_tokenizer, running_gateway
 
 PROMPT = [2, 300]
 
@@ -26,7 +26,10 @@ class GatewayThread:
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
         self._end = asyncio.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
+        self._thread = threading.Thread(target=self._main, daemon=True)
+
+    def _main(self) -> None:
+        self._loop.run_until_complete(self._run())
 
     async def _run(self) -> None:
         async with running_gateway(self.device) as self.running:
@@ -35,7 +38,7 @@ class GatewayThread:
 
     def __enter__(self) -> GatewayThread:
         self._thread.start()
-        assert self._up.wait(20)
+        assert self._up.wait(PATIENCE_SECONDS), "the gateway does not start"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +58,7 @@ class GatewayThread:
             await self.device.stop()
             await self.device.start()
 
-        asyncio.run_coroutine_threadsafe(restart(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(restart(), self._loop).result(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_an_answer_that_is_let_go_is_cancelled(gateway: GatewayThread, client: C
     events = client.generate(PROMPT, max_tokens=2000, ignore_eos=True)
     next(events)
     events.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while gateway.device.open_sequences and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not gateway.device.open_sequences

@@ -17,6 +17,7 @@ from gateway.health import is_serving
 from tessera.gateway.v1 import gateway_pb2 as pb
 from tests.fakes.device import FakeDevice, scripted
 from tests.gateway.harness import (
+    CHANNEL_OPTIONS,
     PATIENCE_SECONDS,
     Running,
     demo_tokenizer,
@@ -199,7 +200,7 @@ async def device_process(address: str) -> AsyncIterator[asyncio.subprocess.Proce
         env=os.environ | {"PYTHONPATH": "protos:."},
     )
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, CHANNEL_OPTIONS) as channel:
             await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
             assert await is_serving(channel, PATIENCE_SECONDS)
         yield process

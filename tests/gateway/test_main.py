@@ -18,7 +18,7 @@ from gateway.health import is_serving
 from tessera.gateway.v1 import gateway_pb2 as pb
 from tessera.gateway.v1 import gateway_pb2_grpc
 from tests.fakes.device import FakeDevice
-from tests.gateway.harness import PATIENCE_SECONDS, demo_tokenizer, eventually
+from tests.gateway.harness import CHANNEL_OPTIONS, PATIENCE_SECONDS, demo_tokenizer, eventually
 from tests.processes import DEMO_MODEL
 
 
@@ -93,7 +93,7 @@ async def test_sigterm_lets_eight_answers_finish_and_exits_zero() -> None:
     async with (
         fake_device(delay_seconds=0.01) as device,
         program(device.address) as gateway,
-        grpc.aio.insecure_channel(gateway.address) as channel,
+        grpc.aio.insecure_channel(gateway.address, CHANNEL_OPTIONS) as channel,
     ):
         await serving(channel)
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
@@ -118,7 +118,7 @@ async def test_answers_that_do_not_finish_in_time_are_told_why(hurry: str) -> No
     async with (
         fake_device(delay_seconds=0.05) as device,
         program(device.address, drain_seconds=drain_seconds) as gateway,
-        grpc.aio.insecure_channel(gateway.address) as channel,
+        grpc.aio.insecure_channel(gateway.address, CHANNEL_OPTIONS) as channel,
     ):
         await serving(channel)
         call = aiter(gateway_pb2_grpc.GatewayServiceStub(channel).Generate(request(2000)))
