@@ -18,7 +18,7 @@ from google.protobuf.json_format import MessageToDict
 from gateway.cli_chat import chat
 from gateway.cli_output import show_error, show_failure, show_json, show_text, write, write_json
 from gateway.client import Chat, Client, GatewayError, Message, Options
-from gateway.settings import SettingsError, load_client_settings
+from gateway.settings import SettingsError, address, load_client_settings
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -38,6 +38,9 @@ def main() -> int:
             return run(client, arguments)
     except GatewayError as error:
         return show_failure(error, arguments.server)
+    except UnicodeError:
+        show_error("the text is not valid UTF-8")
+        return USAGE_ERROR
     except KeyboardInterrupt:
         write("\n")
         return INTERRUPTED
@@ -114,6 +117,7 @@ def _parser(server: str) -> argparse.ArgumentParser:
     common.add_argument(
         "--server",
         default=server,
+        type=address,
         metavar="HOST:PORT",
         help="the gateway (default: TESSERA_SERVER, else 127.0.0.1:50050)",
     )
@@ -146,7 +150,7 @@ def _parser(server: str) -> argparse.ArgumentParser:
     )
     generate.add_argument("--echo", action="store_true", help="show the prompt first")
     generate.add_argument(
-        "--logprobs", type=int, metavar="N", help="with --json: logprobs of the N best tokens"
+        "--logprobs", type=_u32, metavar="N", help="with --json: logprobs of the N best tokens"
     )
     generate.add_argument("--stats", action="store_true", help="write counts and times to stderr")
     command("chat", _chat, "Talks with the model.", sampling)
@@ -164,14 +168,14 @@ def _sampling_parser() -> _Parser:
     )
     for flag, kind, text in (
         ("--temperature", float, "0 is greedy"),
-        ("--top-k", int, "keep the k best tokens; 0 is off"),
+        ("--top-k", _u32, "keep the k best tokens; 0 is off"),
         ("--top-p", float, "keep the best tokens that reach this probability"),
         ("--min-p", float, "keep tokens at least this fraction as probable as the best"),
         ("--repetition-penalty", float, "1 is off"),
         ("--presence-penalty", float, "-2 to 2"),
         ("--frequency-penalty", float, "-2 to 2"),
-        ("--seed", int, "the same seed gives the same text"),
-        ("--max-tokens", int, "tokens to generate at most"),
+        ("--seed", _u64, "the same seed gives the same text"),
+        ("--max-tokens", _u32, "tokens to generate at most"),
         ("--deadline-seconds", float, "end the answer after this time"),
     ):
         group.add_argument(flag, type=kind, metavar="N", help=text)
@@ -184,6 +188,21 @@ def _sampling_parser() -> _Parser:
     group.add_argument("--system", metavar="TEXT", help="a system message, for chats")
     group.add_argument("--think", action="store_true", help="let the model think first, for chats")
     return parser
+
+
+def _u32(text: str) -> int:
+    return _whole_number(text, 2**32 - 1)
+
+
+def _u64(text: str) -> int:
+    return _whole_number(text, 2**64 - 1)
+
+
+def _whole_number(text: str, limit: int) -> int:
+    """What the wire can hold; what the gateway takes is the gateway's to say."""
+    if not (text.isascii() and text.isdigit() and int(text) <= limit):
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 to {limit}, not {text!r}")
+    return int(text)
 
 
 def _options(arguments: argparse.Namespace) -> Options:

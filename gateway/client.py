@@ -166,6 +166,8 @@ class Client:
 
         Raises:
             GatewayError: the request was refused or failed, or no gateway was reached.
+            TypeError: there is no such option.
+            ValueError: an option's field can't hold the value, e.g. a negative seed.
         """
         ends_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         request = _request(prompt, options)

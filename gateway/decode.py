@@ -116,7 +116,7 @@ class DecodeStream:
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[pb.Command] = []
         self._outbox_filled = asyncio.Event()
-        self._lost: RequestError | None = None
+        self._lost = ""
 
     def open(self, token_ids: Ids[int], readout: pb.ReadoutOptions, priority: int) -> Sequence:
         """Starts a sequence; its first readout follows.
@@ -124,8 +124,8 @@ class DecodeStream:
         Raises:
             RequestError: the stream has ended.
         """
-        if self._lost is not None:
-            raise self._lost
+        if self._lost:
+            raise unavailable(self._lost)
         number = next(self._numbers)
         assert number <= _MAX_SEQUENCE_NUMBER, "four thousand million sequences on one stream"
         sequence = Sequence(self, number, len(token_ids) - 1)
@@ -159,20 +159,18 @@ class DecodeStream:
             self._call.cancel()
             writer.cancel()
             self.fail_all(
-                unavailable(
-                    f"device {self.address} was lost ({reason}); send the request again, "
-                    "with `resume` to keep the answer so far"
-                )
+                f"device {self.address} was lost ({reason}); send the request again, with "
+                "`resume` to keep the answer so far"
             )
             await asyncio.wait((writer,))
         return reason
 
-    def fail_all(self, error: RequestError) -> None:
-        """Ends every sequence with the error, and refuses new ones with it."""
-        self._lost = error
+    def fail_all(self, message: str) -> None:
+        """Ends every sequence with UNAVAILABLE and this message, and refuses new ones."""
+        self._lost = message
         sequences, self._sequences = self._sequences, {}
         for sequence in sequences.values():
-            sequence.fail(error)
+            sequence.fail(unavailable(message))
 
     def out_of_step(self, got: int, expected: int) -> RequestError:
         """The error of an answer that nobody asked for."""

@@ -133,7 +133,7 @@ class Device:
     def fail_all(self, message: str) -> None:
         """Ends every sequence with UNAVAILABLE and this message, and refuses new ones."""
         if self._stream is not None:
-            self._stream.fail_all(unavailable(message))
+            self._stream.fail_all(message)
 
     async def _find(self, channel: grpc.aio.Channel) -> ServedModel:
         """Tries until the device serves what it should, and tells of the waiting."""

@@ -5,7 +5,7 @@ Knows gRPC statuses and their rich details; knows nothing of requests, devices o
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,10 +18,14 @@ RETRY_SECONDS = 1.0
 
 _SHOWN_CHARACTERS = 64
 _DETAILS_KEY = "grpc-status-details-bin"
-_STATUS_OF_NUMBER: dict[int, grpc.StatusCode] = {
-    status.value[0]: status  # pyright: ignore[reportIndexIssue] the stubs hide that it is a pair
-    for status in grpc.StatusCode
-}
+
+
+def _number(status: grpc.StatusCode) -> int:
+    """The status as a google.rpc.Code."""
+    return cast(tuple[int, str], status.value)[0]
+
+
+_STATUS_OF_NUMBER = {_number(status): status for status in grpc.StatusCode}
 
 
 class RequestError(Exception):
@@ -50,7 +54,7 @@ class RequestError(Exception):
 
     def details(self) -> status_pb2.Status:
         """The error as google.rpc.Status, with BadRequest and RetryInfo where they apply."""
-        status = status_pb2.Status(code=status_number(self.status), message=self.message)
+        status = status_pb2.Status(code=_number(self.status), message=self.message)
         if self.field:
             bad_request = error_details_pb2.BadRequest()
             bad_request.field_violations.add(field=self.field, description=self.message)
@@ -94,12 +98,6 @@ def device_refusal(
             return RequestError(
                 grpc.StatusCode.INTERNAL, f"device {address} refused{where}: {message}"
             )
-
-
-def status_number(status: grpc.StatusCode) -> int:
-    """The status as a google.rpc.Code."""
-    number: int = status.value[0]  # pyright: ignore[reportIndexIssue] as above
-    return number
 
 
 def shown(value: str) -> str:

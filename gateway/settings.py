@@ -23,8 +23,8 @@ ENV_PREFIX = "TESSERA_GATEWAY_"
 T = TypeVar("T")
 
 
-def _address(value: str) -> str:
-    """HOST:PORT; an IPv6 host is in brackets."""
+def address(value: str) -> str:
+    """HOST:PORT, checked; an IPv6 host is in brackets."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+):(\d{1,5})", value)
     if match is None or int(match[2]) > 65535:
         raise ValueError("must be HOST:PORT, with a port up to 65535")
@@ -37,7 +37,7 @@ def _tokenizer_directory(value: Path) -> Path:
     return value
 
 
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[str, AfterValidator(address)]
 
 
 class SettingsError(Exception):

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from device_service.gguf_file import GgufFile
-from device_service.import_gguf import import_gguf, main
+from device_service.gguf_file import GgufFile, tensor_shapes
+from device_service.import_gguf import import_gguf, main, released_name
 from device_service.model.config import LayerKind, load_config
 from tests.device_service.gguf_files import VOCAB_SIZE, GgufRecipe, released
 
@@ -42,6 +42,13 @@ def test_a_converted_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     for name, values in expected.items():
         assert imported[name].dtype == torch.bfloat16, name
         assert np.array_equal(imported[name].float().numpy(), values), name
+
+
+def test_the_names_are_those_that_converters_to_gguf_take() -> None:
+    config = GgufRecipe().config
+    converter = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_layers)
+    for name in tensor_shapes(config):
+        assert converter.get_name(released_name(name), try_suffixes=(".weight",)) == name
 
 
 def test_transformers_computes_the_same_from_the_imported_directory(tmp_path: Path) -> None:

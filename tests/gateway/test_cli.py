@@ -1,25 +1,26 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import pty
-import select
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import termios
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from deploy.local import ROOT, free_address
-from tests.gateway.harness import PATIENCE_SECONDS
-from tests.gateway.test_client import GatewayThread
+from tests.gateway.harness import PATIENCE_SECONDS, Running, eventually, running_gateway
 
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[GatewayThread]:
-    with GatewayThread() as running:
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator[Running]:
+    async with running_gateway() as running:
         yield running
 
 
@@ -27,10 +28,11 @@ def environment(server: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": "protos:.", "TESSERA_SERVER": server, "TERM": "dumb"}
 
 
-def tessera(
+async def tessera(
     server: str, *arguments: str, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return await asyncio.to_thread(
+        subprocess.run,
         [sys.executable, "-m", "gateway.cli", *arguments],
         cwd=ROOT,
         env=environment(server),
@@ -46,11 +48,11 @@ def tessera(
 OPTIONS = ("--max-tokens", "8", "--seed", "3", "--ignore-eos")
 
 
-def test_generate_writes_the_answer_and_json_lines_tell_the_same(gateway: GatewayThread) -> None:
-    plain = tessera(gateway.address, "generate", "hello fox", *OPTIONS, "--stats")
+async def test_generate_writes_the_answer_and_json_lines_tell_the_same(gateway: Running) -> None:
+    plain = await tessera(gateway.address, "generate", "hello fox", *OPTIONS, "--stats")
     assert plain.returncode == 0, plain.stderr
     assert "8 generated in" in plain.stderr
-    lines = tessera(gateway.address, "generate", "-", *OPTIONS, "--json", stdin="hello fox")
+    lines = await tessera(gateway.address, "generate", "-", *OPTIONS, "--json", stdin="hello fox")
     events = [json.loads(line) for line in lines.stdout.splitlines()]
     assert [event["event"] for event in events][:1] == ["started"]
     assert events[-1]["event"] == "finished"
@@ -59,34 +61,34 @@ def test_generate_writes_the_answer_and_json_lines_tell_the_same(gateway: Gatewa
     assert plain.stdout.rstrip("\n") == text.rstrip("\n")
 
 
-def test_generate_sends_a_chat_where_it_is_told_to(gateway: GatewayThread) -> None:
+async def test_generate_sends_a_chat_where_it_is_told_to(gateway: Running) -> None:
     gateway.device.commands.clear()
-    result = tessera(gateway.address, "generate", "--chat", "hello", *OPTIONS, "--echo")
+    result = await tessera(gateway.address, "generate", "--chat", "hello", *OPTIONS, "--echo")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("user\nhello\nmodel\n")
 
 
-def test_models_and_tokenize(gateway: GatewayThread) -> None:
-    assert "fake-model" in tessera(gateway.address, "models").stdout
-    model = json.loads(tessera(gateway.address, "models", "--json").stdout)
+async def test_models_and_tokenize(gateway: Running) -> None:
+    assert "fake-model" in (await tessera(gateway.address, "models")).stdout
+    model = json.loads((await tessera(gateway.address, "models", "--json")).stdout)
     assert model["name"] == "fake-model"
     assert model["default_sampling"]["top_k"] == 64
-    ids = tessera(gateway.address, "tokenize", "--bos", "hello").stdout.split()
+    ids = (await tessera(gateway.address, "tokenize", "--bos", "hello")).stdout.split()
     assert ids[0] == "2"
-    as_json = json.loads(tessera(gateway.address, "tokenize", "--json", "hello").stdout)
+    as_json = json.loads((await tessera(gateway.address, "tokenize", "--json", "hello")).stdout)
     assert as_json["token_ids"] == [int(i) for i in ids[1:]]
 
 
-def test_a_refusal_is_one_line_and_exit_code_1(gateway: GatewayThread) -> None:
-    result = tessera(gateway.address, "generate", "hello", "--top-p", "7")
+async def test_a_refusal_is_one_line_and_exit_code_1(gateway: Running) -> None:
+    result = await tessera(gateway.address, "generate", "hello", "--top-p", "7")
     assert result.returncode == 1
     assert result.stderr == "error: sampling.top_p: must be above 0, up to 1, not 7\n"
 
 
 @pytest.mark.parametrize("command", [("generate", "x"), ("chat",), ("models",), ("tokenize", "x")])
-def test_nobody_there_is_one_line_and_exit_code_3(command: tuple[str, ...]) -> None:
+async def test_nobody_there_is_one_line_and_exit_code_3(command: tuple[str, ...]) -> None:
     address = free_address()
-    result = tessera(address, *command)
+    result = await tessera(address, *command)
     assert result.returncode == 3
     assert result.stderr.startswith(f"error: no gateway answers at {address}")
     assert result.stderr.count("\n") == 1
@@ -95,10 +97,19 @@ def test_nobody_there_is_one_line_and_exit_code_3(command: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("sing",), ("generate", "x", "--loud"), ("generate", "x", "--top-k", "many")],
+    [
+        (),
+        ("sing",),
+        ("generate", "x", "--loud"),
+        ("generate", "x", "--top-k", "many"),
+        ("generate", "x", "--seed", "-1"),
+        ("generate", "x", "--max-tokens", str(2**32)),
+        ("generate", os.fsdecode(b"\xff")),
+        ("models", "--server", "nowhere"),
+    ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> None:
-    result = tessera("127.0.0.1:1", *arguments)
+async def test_bad_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> None:
+    result = await tessera("127.0.0.1:1", *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -108,76 +119,80 @@ class Terminal:
     """`tessera` on a pseudo-terminal, as a person uses it."""
 
     def __init__(self, server: str, *arguments: str) -> None:
-        pid, self._terminal = pty.fork()
-        if pid == 0:
-            os.chdir(ROOT)
-            command = [sys.executable, "-m", "gateway.cli", *arguments]
-            os.execve(sys.executable, command, environment(server))
-        self._pid = pid
-        self.shown = ""
+        self._terminal, side_of_command = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway.cli", *arguments],
+            cwd=ROOT,
+            env=environment(server),
+            stdin=side_of_command,
+            stdout=side_of_command,
+            stderr=side_of_command,
+            start_new_session=True,
+            # Its own controlling terminal, whose Ctrl-C reaches it.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(side_of_command)
+        os.set_blocking(self._terminal, False)
+        self._shown = ""
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def wait_for(self, text: str) -> None:
+    async def wait_for(self, text: str) -> None:
         """Reads until the text is shown, and forgets what came up to it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while text not in self.shown:
-            assert time.monotonic() < deadline, f"{text!r} never came; got {self.shown!r}"
-            readable, _, _ = select.select([self._terminal], [], [], 0.1)
-            if readable:
-                self.shown += os.read(self._terminal, 4096).decode(errors="replace")
-        self.shown = self.shown.partition(text)[2]
 
-    def exit_code(self) -> int:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.02)
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        raise AssertionError("the command does not end")
+        async def shown() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                self._shown += os.read(self._terminal, 65536).decode(errors="replace")
+            return text in self._shown
+
+        await eventually(shown)
+        self._shown = self._shown.partition(text)[2]
+
+    async def exit_code(self) -> int:
+        return await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
 
     def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
         os.close(self._terminal)
 
 
-@pytest.fixture
-def chat(gateway: GatewayThread) -> Iterator[Terminal]:
+@pytest_asyncio.fixture
+async def chat(gateway: Running) -> AsyncIterator[Terminal]:
     gateway.device.delay_seconds = 0.01
     terminal = Terminal(gateway.address, "chat", "--ignore-eos")
-    terminal.wait_for("> ")
+    await terminal.wait_for("> ")
     yield terminal
     terminal.close()
-    gateway.device.delay_seconds = 0.0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(gateway: GatewayThread, chat: Terminal) -> None:
-    for turn in range(2):
-        chat.type(f"hello {turn}\r")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not gateway.device.open_sequences and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.2)
+async def test_ctrl_c_stops_the_answer_and_not_the_chat(gateway: Running, chat: Terminal) -> None:
+    async def some_tokens() -> bool:
+        sequences = list(gateway.device.open_sequences.values())
+        return bool(sequences) and gateway.device.commands[-1].advance.position > 100
+
+    for question in ("hello", "hello again"):
+        chat.type(f"{question}\r")
+        await eventually(some_tokens)
         chat.type("\x03")
-        chat.wait_for("[stopped]")
-        chat.wait_for("> ")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while gateway.device.open_sequences and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not gateway.device.open_sequences
-    openings = [c.open for c in gateway.device.commands if c.WhichOneof("action") == "open"]
-    assert len(openings[-1].token_ids) > len(openings[-2].token_ids), "the first turn is kept"
+        await chat.wait_for("[stopped]")
+        await chat.wait_for("> ")
+        await gateway.device_is_idle()
+    first, second = (
+        list(command.open.token_ids)
+        for command in gateway.device.commands
+        if command.WhichOneof("action") == "open"
+    )
+    assert len(second) > len(first) + 50, "what was shown of the first answer is kept"
     chat.type("\x04")
-    assert chat.exit_code() == 0
+    assert await chat.exit_code() == 0
 
 
-def test_ctrl_c_gives_up_a_line_and_leaves_at_an_empty_one(chat: Terminal) -> None:
+async def test_ctrl_c_gives_up_a_line_and_leaves_at_an_empty_one(chat: Terminal) -> None:
     chat.type("half a quest")
-    chat.wait_for("half a quest")
+    await chat.wait_for("half a quest")
     chat.type("\x03")
-    chat.wait_for("> ")
+    await chat.wait_for("> ")
     chat.type("\x03")
-    assert chat.exit_code() == 0
+    assert await chat.exit_code() == 0

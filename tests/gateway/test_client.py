@@ -1,89 +1,69 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from deploy.local import free_address
 from gateway.client import Chat, Client, GatewayError, Message
 from gateway.events import Delta, Event, Finished, FinishReason, Started
-from tests.fakes.device import FakeDevice
-from tests.gateway.harness import PATIENCE_SECONDS, Running, demo_tokenizer, running_gateway
+from tests.gateway.harness import PATIENCE_SECONDS, Running, running_gateway
 
 PROMPT = [2, 300]
 
-
-class GatewayThread:
-    """A gateway and its fake device in a thread of their own, for a client that blocks."""
-
-    def __init__(self) -> None:
-        self.device = FakeDevice.of(demo_tokenizer(), free_address())
-        self.running: Running | None = None
-        self._loop = asyncio.new_event_loop()
-        self._up = threading.Event()
-        self._end = asyncio.Event()
-        self._thread = threading.Thread(target=self._main, daemon=True)
-
-    def _main(self) -> None:
-        self._loop.run_until_complete(self._run())
-
-    async def _run(self) -> None:
-        async with running_gateway(self.device) as self.running:
-            self._up.set()
-            await self._end.wait()
-
-    def __enter__(self) -> GatewayThread:
-        self._thread.start()
-        assert self._up.wait(PATIENCE_SECONDS), "the gateway does not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
-        self._loop.close()
-
-    @property
-    def address(self) -> str:
-        assert self.running is not None
-        return self.running.address
-
-    def restart_device(self) -> None:
-        """Breaks every answer, as a device's death does."""
-
-        async def restart() -> None:
-            await self.device.stop()
-            await self.device.start()
-
-        asyncio.run_coroutine_threadsafe(restart(), self._loop).result(PATIENCE_SECONDS)
+T = TypeVar("T")
 
 
-@pytest.fixture
-def gateway() -> Iterator[GatewayThread]:
-    with GatewayThread() as running:
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator[Running]:
+    async with running_gateway() as running:
         yield running
 
 
-@pytest.fixture
-def client(gateway: GatewayThread) -> Iterator[Client]:
-    with Client(gateway.address) as connected:
-        yield connected
+async def using_client(gateway: Running, use: Callable[[Client], T]) -> T:
+    """Uses a client, which blocks, in a thread."""
+
+    def connect_and_use() -> T:
+        with Client(gateway.address) as client:
+            return use(client)
+
+    return await asyncio.to_thread(connect_and_use)
 
 
-def test_an_answer_is_started_deltas_finished(client: Client) -> None:
-    events = list(client.generate(PROMPT, max_tokens=5, ignore_eos=True, seed=7, logprobs=2))
+def device_restarter(gateway: Running) -> Callable[[], None]:
+    """What breaks every answer, as a device's death does; for a thread."""
+    loop = asyncio.get_running_loop()
+
+    async def restart() -> None:
+        await gateway.device.stop()
+        await gateway.device.start()
+
+    return lambda: asyncio.run_coroutine_threadsafe(restart(), loop).result(PATIENCE_SECONDS)
+
+
+def ids_of(events: list[Event]) -> list[int]:
+    return [i for event in events if isinstance(event, Delta) for i in event.token_ids]
+
+
+async def test_an_answer_is_started_deltas_finished(gateway: Running) -> None:
+    events = await using_client(
+        gateway,
+        lambda client: list(
+            client.generate(PROMPT, max_tokens=5, ignore_eos=True, seed=7, logprobs=2)
+        ),
+    )
     started, *deltas, finished = events
     assert isinstance(started, Started)
     assert started.seed == 7
     assert started.prompt_tokens == 2
     assert all(isinstance(delta, Delta) for delta in deltas)
-    ids = [i for delta in deltas if isinstance(delta, Delta) for i in delta.token_ids]
     logprobs = [each for delta in deltas if isinstance(delta, Delta) for each in delta.logprobs]
-    assert len(ids) == 5
-    assert [each.chosen.token_id for each in logprobs] == ids
+    assert len(logprobs) == 5
+    assert [each.chosen.token_id for each in logprobs] == ids_of(events)
     assert all(len(each.top) == 2 for each in logprobs)
     assert isinstance(finished, Finished)
     assert finished.reason is FinishReason.LENGTH
@@ -92,20 +72,26 @@ def test_an_answer_is_started_deltas_finished(client: Client) -> None:
     assert 0 < finished.timings.time_to_first_token < finished.timings.total
 
 
-def test_every_kind_of_prompt_is_taken(client: Client) -> None:
+async def test_every_kind_of_prompt_is_taken(gateway: Running) -> None:
     chat = Chat((Message("user", "hello"),))
-    for prompt in ("hello", chat, PROMPT):
-        assert client.complete(prompt, max_tokens=3, ignore_eos=True)
-    assert client.tokenize(chat)[0] == 2
-    assert client.detokenize(client.tokenize("hello fox")) == "hello fox"
-    assert client.model().name == "fake-model"
+
+    def use(client: Client) -> None:
+        for prompt in ("hello", chat, PROMPT):
+            assert client.complete(prompt, max_tokens=3, ignore_eos=True)
+        assert client.tokenize(chat)[0] == 2
+        assert client.detokenize(client.tokenize("hello fox")) == "hello fox"
+        assert client.model().name == "fake-model"
+
+    await using_client(gateway, use)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_answer_that_breaks_is_taken_up_where_it_broke(
-    gateway: GatewayThread, client: Client, temperature: float
+async def test_an_answer_that_breaks_is_taken_up_where_it_broke(
+    gateway: Running, temperature: float
 ) -> None:
-    def ask() -> Iterator[Event]:
+    restart_device = device_restarter(gateway)
+
+    def ask(client: Client) -> Iterator[Event]:
         return client.generate(
             PROMPT,
             max_tokens=40,
@@ -115,39 +101,46 @@ def test_an_answer_that_breaks_is_taken_up_where_it_broke(
             frequency_penalty=0.5,
         )
 
-    whole = list(ask())
+    def ask_and_break(client: Client) -> list[Event]:
+        seen: list[Event] = []
+        for event in ask(client):
+            seen.append(event)
+            if len(seen) in (8, 20):
+                restart_device()
+        return seen
+
+    whole = await using_client(gateway, lambda client: list(ask(client)))
     gateway.device.delay_seconds = 0.01
-    seen: list[Event] = []
-    for event in ask():
-        seen.append(event)
-        if len(seen) in (8, 20):
-            gateway.restart_device()
+    seen = await using_client(gateway, ask_and_break)
     assert isinstance(seen[0], Started)
     assert isinstance(seen[-1], Finished)
     assert not any(isinstance(event, Started | Finished) for event in seen[1:-1])
-
-    def ids(events: list[Event]) -> list[int]:
-        return [i for event in events if isinstance(event, Delta) for i in event.token_ids]
-
-    assert ids(seen) == ids(whole)
+    assert ids_of(seen) == ids_of(whole)
     assert seen[-1].usage.generated_tokens == 40
+    openings = [c.open for c in gateway.device.commands if c.WhichOneof("action") == "open"]
+    assert len(openings) == 4, "twice it broke"
 
 
-def test_without_resume_a_broken_answer_is_an_error(gateway: GatewayThread, client: Client) -> None:
+async def test_without_resume_a_broken_answer_is_an_error(gateway: Running) -> None:
     gateway.device.delay_seconds = 0.01
-    events = client.generate(PROMPT, resume=False, max_tokens=1000, ignore_eos=True)
-    next(events)
-    gateway.restart_device()
-    with pytest.raises(GatewayError) as failure:
+    restart_device = device_restarter(gateway)
+
+    def use(client: Client) -> None:
+        events = client.generate(PROMPT, resume=False, max_tokens=1000, ignore_eos=True)
+        next(events)
+        restart_device()
         list(events)
+
+    with pytest.raises(GatewayError) as failure:
+        await using_client(gateway, use)
     assert failure.value.status is grpc.StatusCode.UNAVAILABLE
     assert failure.value.from_gateway
     assert failure.value.retry_after_seconds == 1
 
 
-def test_a_refusal_names_its_fields_and_is_not_tried_again(client: Client) -> None:
+async def test_a_refusal_names_its_fields_and_is_not_tried_again(gateway: Running) -> None:
     with pytest.raises(GatewayError, match=r"sampling\.top_p: must be above 0") as failure:
-        client.complete("hello", top_p=2)
+        await using_client(gateway, lambda client: client.complete("hello", top_p=2))
     assert failure.value.status is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.value.fields == ("sampling.top_p",)
 
@@ -164,18 +157,25 @@ def test_nobody_there_is_an_error_at_once() -> None:
     assert not failure.value.from_gateway
 
 
-def test_a_timeout_ends_the_whole_answer(gateway: GatewayThread, client: Client) -> None:
+async def test_a_timeout_ends_the_whole_answer(gateway: Running) -> None:
     gateway.device.delay_seconds = 0.05
     with pytest.raises(GatewayError) as failure:
-        list(client.generate(PROMPT, timeout_seconds=0.3, ignore_eos=True))
+        await using_client(
+            gateway,
+            lambda client: list(client.generate(PROMPT, timeout_seconds=0.3, ignore_eos=True)),
+        )
     assert failure.value.status is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_an_answer_that_is_let_go_is_cancelled(gateway: GatewayThread, client: Client) -> None:
-    events = client.generate(PROMPT, max_tokens=2000, ignore_eos=True)
-    next(events)
-    events.close()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while gateway.device.open_sequences and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not gateway.device.open_sequences
+async def test_an_answer_that_is_let_go_is_cancelled(gateway: Running) -> None:
+    gateway.device.delay_seconds = 0.01
+
+    def use(client: Client) -> None:
+        events = client.generate(PROMPT, max_tokens=2000, ignore_eos=True)
+        next(events)
+        next(events)
+        events.close()
+
+    await using_client(gateway, use)
+    await gateway.device_is_idle()
+    assert len(gateway.device.commands) < 2000
