@@ -5,6 +5,7 @@ Knows keys and turns; knows nothing of gRPC.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -79,6 +80,8 @@ def chat(
     Raises:
         GatewayError: the model can't be asked for.
     """
+    # A script's background job begins with Ctrl-C ignored; here it is how an answer stops.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     model = client.model()
     if not model.chat:
         show_error(f"{model.name} has no chat template: use `tessera generate`")

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_decode [--out FILE] [--dir DIR] [--keep] [--rounds N] [--small]
 
-Same weights, same dtype (bfloat16), same threads, same run: two processes take turns, round by
+Same weights, same dtype (bfloat16), same threads and environment, same run: two processes take turns, round by
 round, and medians over all rounds are compared. Prints a table; the last line is JSON.
 """
 
@@ -40,19 +40,16 @@ FREE_DISK_BYTES = 1 << 30
 class Worker:
     """A `decode_worker` process."""
 
-    def __init__(
-        self, implementation: str, model_dir: Path, num_threads: int, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, implementation: str, model_dir: Path, num_threads: int) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.decode_worker", implementation]
-        # The device service sets this for itself, before it imports torch.
-        tuning = ENVIRONMENT if implementation == "tessera" else {}
         self._process = subprocess.Popen(
             [*command, str(model_dir), str(num_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env={**tuning, **environment},
+            # The device service sets this for itself; both get it, so that it favours neither.
+            env={**ENVIRONMENT, **os.environ},
         )
         self._name = implementation
         self._answer()
@@ -88,12 +85,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     text_config = SMALL if args.small else E2B
     begin = time.monotonic()
-    environment = dict(os.environ)  # of the workers: what follows is for this process alone
     tune_host()
     num_threads = torch.get_num_threads()
     memory_rate = memory_bytes_per_s()
     with checkpoint(args.dir, text_config, keep=args.keep) as model_dir:
-        results = measure(model_dir, text_config, num_threads, args.rounds, environment)
+        results = measure(model_dir, text_config, num_threads, args.rounds)
     results["memory_gb_per_s"] = max(memory_rate, memory_bytes_per_s()) / 1e9
     print_table(results, time.monotonic() - begin)
     line = json.dumps({k: rounded(v) for k, v in results.items()}, allow_nan=False)
@@ -132,7 +128,6 @@ def measure(
     text_config: dict[str, Any],
     num_threads: int,
     num_rounds: int,
-    environment: Mapping[str, str],
 ) -> dict[str, Any]:
     """Everything but the machine's memory rate."""
     commands = [*(f"decode {x}" for x in SEQUENCES), f"prefill {PREFILL_LENGTH}"]
@@ -141,7 +136,7 @@ def measure(
     try:
         for name in IMPLEMENTATIONS:
             say(f"loading {name}")
-            workers[name] = Worker(name, model_dir, num_threads, environment)
+            workers[name] = Worker(name, model_dir, num_threads)
         for command in commands:  # pages and caches warm: not counted
             for name in IMPLEMENTATIONS:
                 workers[name].ask(command)

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import pty
 import subprocess
 import sys
-import termios
 from collections.abc import AsyncIterator
 
 import pytest
@@ -115,21 +113,28 @@ async def test_bad_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...])
     assert result.stderr.count("\n") == 1
 
 
+# Makes the terminal the one whose Ctrl-C reaches the command. (Done between fork and exec, it would
+# run Python in a copy of a process with gRPC's threads.)
+_ON_OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "gateway.cli", *sys.argv[1:]])
+"""
+
+
 class Terminal:
     """`tessera` on a pseudo-terminal, as a person uses it."""
 
     def __init__(self, server: str, *arguments: str) -> None:
         self._terminal, side_of_command = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", *arguments],
+            [sys.executable, "-c", _ON_OWN_TERMINAL, *arguments],
             cwd=ROOT,
             env=environment(server),
             stdin=side_of_command,
             stdout=side_of_command,
             stderr=side_of_command,
             start_new_session=True,
-            # Its own controlling terminal, whose Ctrl-C reaches it.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(side_of_command)
         os.set_blocking(self._terminal, False)
