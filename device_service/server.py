@@ -45,6 +45,7 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Clients that vanished without a word are given up after 30 + 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # without it, the keepalive ping has 60 s
     ("grpc.http2.max_pings_without_data", 0),
     # Gateways may ping as often; the default would answer the third in 5 minutes with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_decode [--out FILE] [--dir DIR] [--keep] [--rounds N] [--small]
 
-Same weights, same dtype (bfloat16), same threads and environment, same run: two processes take turns, round by
-round, and medians over all rounds are compared. Prints a table; the last line is JSON.
+Same weights, same dtype (bfloat16), same threads and environment, same run: two processes take
+turns, round by round, and medians over all rounds are compared. Prints a table; the last line is
+JSON.
 """
 
 from __future__ import annotations
