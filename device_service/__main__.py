@@ -65,6 +65,9 @@ async def _serve_until_signal(settings: Settings) -> None:
 
 def load_model(settings: Settings, report: ReportProgress) -> Model:
     """Loads the model that the settings name, on the backend that they name."""
+    from device_service.model.host import tune_host
+
+    tune_host()  # before torch is imported: its thread library reads the environment once
     from device_service.model.config import load_config
     from device_service.model.torch_backend import TorchModel
 
