@@ -31,6 +31,9 @@ from device_service.model.interface import (
 Deliver = Callable[[StreamEvents], None]
 LoadModel = Callable[[ReportProgress], Model]
 
+MAX_STEP_SECONDS = 20.0
+"""How long a stop waits for the running step."""
+
 log = logging.getLogger(__name__)
 
 
@@ -132,10 +135,17 @@ class Engine:
         return True
 
     async def stop(self) -> None:
-        """Ends the thread after the running step, and gives the model back."""
+        """Ends the thread after the running step, and gives the model back.
+
+        A step that does not return is left behind: the thread does not keep the process.
+        """
         self._stopped.set()
         self._inbox.put(lambda _: None)
-        await self._ended.wait()
+        try:
+            async with asyncio.timeout(MAX_STEP_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            log.error("a step still runs after %g s; leaving it behind", MAX_STEP_SECONDS)
 
     # --- the engine's thread --------------------------------------------------------------------
 
@@ -154,6 +164,9 @@ class Engine:
             while not self._stopped.is_set():
                 self._handle_inbox(core, wait=not core.step())
                 self._publish(core)
+            # What was put just before the stop, such as the end of all sequences, is still told.
+            self._handle_inbox(core, wait=False)
+            self._publish(core)
             model.close()
         except Exception:
             log.exception("the engine has a fault of its own and ends")

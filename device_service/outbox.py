@@ -40,6 +40,7 @@ class Outbox:
         self._unsent_bytes = 0
         self._inbox_weight = 0
         self._has_ended = False
+        self._overflow: asyncio.Future[StreamEnd] = asyncio.get_running_loop().create_future()
         self._filled = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -48,14 +49,18 @@ class Outbox:
         """Takes events from the engine; after an end, or once too many wait, it takes no more."""
         if self._has_ended:
             return
+        # Judged is what was left unread, not the new answer, however large it is.
+        is_too_late = self._unsent_bytes > self._max_unsent_bytes
         self._unsent_bytes += _size(events)
-        if self._unsent_bytes > self._max_unsent_bytes:
+        if is_too_late:
             self._events.clear()
             message = (
                 f"the client has left more than {self._max_unsent_bytes // 2**20:,} MiB of answers "
                 "unread, which is the limit"
             )
-            events = StreamEvents(end=StreamEnd(Code.RESOURCE_EXHAUSTED, message))
+            end = StreamEnd(Code.RESOURCE_EXHAUSTED, message)
+            self._overflow.set_result(end)
+            events = StreamEvents(end=end)
         self._has_ended = events.end is not None
         self._events.append(events)
         self._filled.set()
@@ -74,6 +79,10 @@ class Outbox:
     async def room(self) -> None:
         """Waits until further commands may be read."""
         await self._has_room.wait()
+
+    async def overflow(self) -> StreamEnd:
+        """Returns the stream's end once too much was left unread: the writer may be stuck then."""
+        return await self._overflow
 
     async def take(self) -> StreamEvents:
         """The next events to be sent; waits for them. One reader only."""

@@ -61,11 +61,15 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         outbox = Outbox()
         stream = self._engine.open_stream(outbox.put)
         reader = asyncio.create_task(self._read(stream, request_iterator, outbox, info))
+        writer = asyncio.create_task(_write(context, outbox))
+        overflow = asyncio.create_task(outbox.overflow())
         try:
-            end = await _write(context, outbox)
+            done, _ = await asyncio.wait((writer, overflow), return_when=asyncio.FIRST_COMPLETED)
+            end = done.pop().result()
         finally:
             self._engine.drop_stream(stream)
-            reader.cancel()
+            for task in (reader, writer, overflow):
+                task.cancel()
         if end.code != Code.OK:
             await context.abort(_STATUSES[end.code], end.message)
 

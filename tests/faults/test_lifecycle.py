@@ -103,7 +103,12 @@ def test_a_killed_device_is_told_to_every_client_within_two_seconds_and_served_a
     back = start_program(
         "device service",
         "device_service",
-        {"model": str(DEMO_MODEL), "listen": own_services.device_address, "threads": "1"},
+        {
+            "model": str(DEMO_MODEL),
+            "listen": own_services.device_address,
+            "metrics-listen": own_services.device_metrics,
+            "threads": "1",
+        },
         tmp_path / "device.log",
     )
     try:
