@@ -13,7 +13,7 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(PIP_ARGS)
-LOCAL := $(BIN)/python -m deploy.local --model $(MODEL) --backend $(BACKEND)
+LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$(or $(BACKEND),torch)"
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help

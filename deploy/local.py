@@ -85,6 +85,14 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def check_free(address: str) -> None:
+    """Raises ServiceError when somebody listens at a loopback address already."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        if probe.connect_ex((host, int(port))) == 0:
+            raise ServiceError(f"{address} is in use: does another `make serve` run?")
+
+
 def start_program(
     name: str,
     module: str,
@@ -248,8 +256,9 @@ def main() -> int:
     parser.add_argument("--model", default="demo", help="demo, gemma3-270m or a directory")
     parser.add_argument("--backend", default="torch", help="torch, sim or tt (default: torch)")
     arguments = parser.parse_args()
-    # `make serve` in the background of a script ends like Ctrl-C does.
+    # SIGTERM ends like Ctrl-C does, and Ctrl-C works where a script's shell had it ignored.
     signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     device_flags = {"backend": arguments.backend}
     gateway_flags: dict[str, str] = {}
     if arguments.action == "serve":
@@ -257,6 +266,10 @@ def main() -> int:
         gateway_flags |= {"listen": "127.0.0.1:50050", "metrics-listen": "127.0.0.1:9100"}
     try:
         model_dir = resolve_model(arguments.model)
+        if arguments.action == "serve":
+            for flags in (device_flags, gateway_flags):
+                check_free(flags["listen"])
+                check_free(flags["metrics-listen"])
         print(f"==> Starting the device service and the gateway on {arguments.model}", flush=True)
         start = time.monotonic()
         with running_services(
