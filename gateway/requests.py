@@ -16,7 +16,7 @@ from gateway.devices import ServedModel
 from gateway.errors import RequestError, invalid, shown
 from gateway.parameters import read_sampling
 from gateway.sampling import SamplingParams
-from gateway.stops import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
+from gateway.stops import MAX_STOP_STRINGS, InvalidStop, check_stop_strings
 from gateway.tokenizer import ChatMessage, ChatTemplateError, Tokenizer
 from tessera.gateway.v1 import gateway_pb2 as pb
 
@@ -201,16 +201,16 @@ def _read_max_tokens(limits: pb.Limits, num_prompt_ids: int, model: ServedModel)
 
 
 def _read_stop_strings(limits: pb.Limits) -> tuple[str, ...]:
-    if len(limits.stop) > MAX_STOP_STRINGS:
-        raise invalid(
-            "limits.stop", f"has {len(limits.stop):,} strings; at most {MAX_STOP_STRINGS} may be"
-        )
-    for index, stop in enumerate(limits.stop):
-        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+    try:
+        check_stop_strings(limits.stop)
+    except InvalidStop as error:
+        if error.index is None:
             raise invalid(
-                f"limits.stop[{index}]",
-                f"must have 1 to {MAX_STOP_CHARACTERS} characters, not {len(stop):,}",
-            )
+                "limits.stop", f"has {error.value:,} strings; at most {MAX_STOP_STRINGS} may be"
+            ) from None
+        raise invalid(
+            f"limits.stop[{error.index}]", f"must have {error.limit}, not {error.value:,}"
+        ) from None
     return tuple(limits.stop)
 
 

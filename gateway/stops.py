@@ -32,6 +32,15 @@ class InvalidStop(ValueError):  # noqa: N818 (it says what it is)
         self.limit = limit
 
 
+def check_stop_strings(stops: Sequence[str]) -> None:
+    """Raises InvalidStop unless they are at most 16 strings of 1 to 256 characters."""
+    if len(stops) > MAX_STOP_STRINGS:
+        raise InvalidStop(None, len(stops), f"at most {MAX_STOP_STRINGS} strings")
+    for index, stop in enumerate(stops):
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise InvalidStop(index, len(stop), f"1 to {MAX_STOP_CHARACTERS} characters")
+
+
 @dataclass(frozen=True, slots=True)
 class StopUpdate:
     """What a piece brought about."""
@@ -60,11 +69,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        if len(stops) > MAX_STOP_STRINGS:
-            raise InvalidStop(None, len(stops), f"at most {MAX_STOP_STRINGS} strings")
-        for index, stop in enumerate(stops):
-            if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-                raise InvalidStop(index, len(stop), f"1 to {MAX_STOP_CHARACTERS} characters")
+        check_stop_strings(stops)
         self._stops = tuple(stops)
         self._beginnings = {stop[:size] for stop in stops for size in range(1, len(stop))}
         self._longest = max(map(len, stops), default=0)
