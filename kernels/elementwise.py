@@ -1,0 +1,236 @@
+"""Elementwise kernels over one tile row: sums, products, a scale, a copy, the logits' softcap.
+
+residual_add     y = a + b
+elementwise_mul  y = a · b
+scalar_mul       y = a · s       s [32, 32] bf16, one tile filled with the scalar: data, never a constant
+copy             y = a           through L1, so that any layout of nodes can be tried with it
+softcap          y = c · tanh(a / c)   constants [32, 64] bf16: a tile of 1 / c, a tile of c
+
+a, b, y [32, D] bf16, D a multiple of 32, tiled, in DRAM.
+Scalars come in as tiles because two fills in one expression compile wrongly, and because a new value
+then needs no new kernel.
+Cores: node i of C owns tile columns [i D / C, (i + 1) D / C); no node talks to another.
+DRAM: a, b once, y once; the constants' tiles once a node.
+L1: two tiles each of a, b, y, one for each constant: at most 16 KB.
+Limits: 1 / c is rounded to bf16 (1 / 30 is off by 0.1 %), and so is c; softcap reaches 2 roundings of
+the oracle that has the same rounded constants. residual_add and products round once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kernels.runtime import TILE, Grid, ttl, ttnn
+
+Unary = Callable[[ttnn.Tensor, ttnn.Tensor], None]
+Binary = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
+
+
+@dataclass(frozen=True)
+class ElementwiseConfig:
+    """Width of the row, and the cores that share it."""
+
+    d: int
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.d <= 0 or self.d % TILE:
+            raise ValueError(f"D = {self.d} is no multiple of {TILE}")
+
+
+def residual_add(config: ElementwiseConfig) -> Binary:
+    """y = a + b."""
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+
+    @ttl.operation(grid=config.grid)
+    def operation(a: ttnn.Tensor, b: ttnn.Tensor, y: ttnn.Tensor) -> None:
+        a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
+        b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.reserve() as a_blk:
+                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+                with b_dfb.reserve() as b_blk:
+                    ttl.copy(b[0:1, t : t + 1], b_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.wait() as a_blk, b_dfb.wait() as b_blk, y_dfb.reserve() as y_blk:
+                    y_blk.store(a_blk + b_blk)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    return operation
+
+
+def elementwise_mul(config: ElementwiseConfig) -> Binary:
+    """y = a · b."""
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+
+    @ttl.operation(grid=config.grid)
+    def operation(a: ttnn.Tensor, b: ttnn.Tensor, y: ttnn.Tensor) -> None:
+        a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
+        b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.reserve() as a_blk:
+                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+                with b_dfb.reserve() as b_blk:
+                    ttl.copy(b[0:1, t : t + 1], b_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.wait() as a_blk, b_dfb.wait() as b_blk, y_dfb.reserve() as y_blk:
+                    y_blk.store(a_blk * b_blk)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    return operation
+
+
+def scalar_mul(config: ElementwiseConfig) -> Binary:
+    """y = a · s."""
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+
+    @ttl.operation(grid=config.grid)
+    def operation(a: ttnn.Tensor, s: ttnn.Tensor, y: ttnn.Tensor) -> None:
+        a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
+        s_dfb = ttl.make_dataflow_buffer_like(s, shape=(1, 1), block_count=1)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with s_dfb.reserve() as s_blk:
+                ttl.copy(s[0:1, 0:1], s_blk).wait()
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.reserve() as a_blk:
+                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with s_dfb.wait() as s_blk:
+                for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                    with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
+                        y_blk.store(a_blk * s_blk)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    return operation
+
+
+def copy(config: ElementwiseConfig) -> Unary:
+    """y = a."""
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+
+    @ttl.operation(grid=config.grid)
+    def operation(a: ttnn.Tensor, y: ttnn.Tensor) -> None:
+        a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.reserve() as a_blk:
+                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
+                    y_blk.store(a_blk)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    return operation
+
+
+def softcap(config: ElementwiseConfig) -> Binary:
+    """y = c · tanh(a / c)."""
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+
+    @ttl.operation(grid=config.grid)
+    def operation(a: ttnn.Tensor, constants: ttnn.Tensor, y: ttnn.Tensor) -> None:
+        a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
+        inverse_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
+        cap_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with inverse_dfb.reserve() as inverse:
+                ttl.copy(constants[0:1, 0:1], inverse).wait()
+            with cap_dfb.reserve() as cap:
+                ttl.copy(constants[0:1, 1:2], cap).wait()
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with a_dfb.reserve() as a_blk:
+                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with inverse_dfb.wait() as inverse, cap_dfb.wait() as cap:
+                for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                    with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
+                        y_blk.store(ttl.math.tanh(a_blk * inverse) * cap)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    return operation

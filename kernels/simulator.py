@@ -1,0 +1,477 @@
+"""TT-Lang's functional simulator, mended until it can be an oracle: the one place of its repairs.
+
+Importing this module loads `ttl.sim` (package tt-lang-sim 1.1.1, or the one inside tt-lang 1.1.1)
+and mends it; `ttl` and `ttnn` here are what kernels run on. The stock simulator
+
+ 1. rebinds torch.bfloat16 to float32 for the whole process, and leaves TTLANG_SIM_ONLY set;
+ 2. needs `sys.monitoring` (Python 3.12), to wait for copies that a kernel forgot to wait for;
+ 3. hides a kernel's error behind an ImportError of its own printing;
+ 4. deep-copies every tensor for every node (8 GB at K = 10240);
+ 5. forgets a tensor's number format when it is sliced, so bytes are miscounted;
+ 6. rounds nothing: neither tensors nor blocks, in bfloat16 or bfloat8_b;
+ 7. lets a copy change the format and an expression mix formats, which the compiler refuses;
+ 8. reduces over tiles but not within them, and refuses to broadcast a 32-wide tile;
+ 9. refuses `block += a @ b` on a reserved block, `options=`, and has no `typecast`;
+10. takes `-block`, `block ** 2`, `where`, `mask`, `clamp`, …, that the compiler lacks;
+11. only warns of more L1 or buffers than a core has, and takes a buffer that nobody uses.
+
+tests/kernels/test_simulator.py shows each fault on the stock simulator and each repair on this one.
+Beyond repairs: `counting()` accounts for every transfer. Knows nothing of any kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+L1_BYTES = 1_461_760
+MAX_BUFFERS = 32
+FPU_BLOCK = 16
+"""Values that share an exponent in bfloat8_b: one row of a 16 × 16 face."""
+
+# What the compiler has, of what the simulator offers. Its gelu is a table and so not here.
+COMPILED_MATH = frozenset(
+    "abs broadcast ceil cos exp exp2 expm1 fill floor frac log max min neg recip reduce_max "
+    "reduce_sum relu rsqrt sigmoid sign signbit silu sin sqrt square tan tanh transpose trunc "
+    "typecast".split()
+)
+
+
+class UnsupportedByCompilerError(TypeError):
+    """A construct that the stock simulator takes and the compiler doesn't."""
+
+
+# --- 1, 2: loading without side effects -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Restores what importing `ttl.sim` disturbs, and keeps the real ttnn out of it."""
+    native = {name: getattr(torch, name) for name in ("bfloat16", "float16")}
+    environment = os.environ.get("TTLANG_SIM_ONLY")
+    os.environ["TTLANG_SIM_ONLY"] = "1"
+    real_ttnn = sys.modules.get("ttnn")
+    sys.modules["ttnn"] = cast(ModuleType, None)  # its import fails, so no real ttnn is wrapped
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        sys.monitoring = SimpleNamespace(OPTIMIZER_ID=5)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name, value in native.items():
+            setattr(torch, name, value)
+        if environment is None:
+            del os.environ["TTLANG_SIM_ONLY"]
+        else:
+            os.environ["TTLANG_SIM_ONLY"] = environment
+        if real_ttnn is None:
+            del sys.modules["ttnn"]
+        else:
+            sys.modules["ttnn"] = real_ttnn
+        if monitoring is None:
+            del sys.monitoring  # type: ignore[attr-defined]
+
+
+def _load() -> Callable[[str], Any]:
+    with _undisturbed():
+        importlib.import_module("ttl.sim")
+        names = "blockstate context copyhandlers dfb greenlet_scheduler math operation program"
+        found = {name: importlib.import_module(f"ttl.sim.{name}") for name in names.split()}
+        found["ttnnsim"] = importlib.import_module("ttl.sim.ttnnsim")
+        found["ttl.sim"] = importlib.import_module("ttl.sim")
+    return found.__getitem__
+
+
+_module = _load()
+_context: Any = _module("context")
+_dfb: Any = _module("dfb")
+_handlers: Any = _module("copyhandlers")
+_math: Any = _module("math")
+_operation: Any = _module("operation")
+_program: Any = _module("program")
+_scheduler: Any = _module("greenlet_scheduler")
+ttnn: Any = _module("ttnnsim")
+ttl: Any = _module("ttl.sim").ttl
+Block: Any = _dfb.Block
+Tensor: Any = ttnn.Tensor
+
+
+def _explicit_waits_only(injection_map: dict[Any, Any]) -> None:
+    forgotten = sum(len(a.injection_points) + len(a.bare_copy_linenos) for a in injection_map.values())
+    if forgotten:
+        raise UnsupportedByCompilerError(f"{forgotten} copies are not waited for: say .wait()")
+
+
+def _clean_up() -> None:
+    context = _context.get_context()
+    context.scheduler = None
+    context.current_thread_type = None
+    context.thread_registry.clear()
+
+
+def _mend_waiting() -> None:
+    _program.install_copy_wait_hooks = _explicit_waits_only
+    _operation.cleanup_run_context = _clean_up
+
+
+# --- 3: errors --------------------------------------------------------------------------------
+
+
+def _mend_errors() -> None:
+    def to_the_caller(name: str, message: str, file: str, line: int, column: int = 1) -> None:
+        _errors.append(f"{name} at {file}:{line}:{column}: {message}")
+
+    _program.print_diagnostic_error = to_the_caller
+    _scheduler.print_diagnostic_error = to_the_caller
+
+
+_errors: list[str] = []
+
+
+# --- 4, 5, 6: tensors -------------------------------------------------------------------------
+
+
+def is_bfloat8(dtype: Any) -> bool:
+    """Whether a ttnn format is block floating point with 8 bits."""
+    return bool(dtype == ttnn.bfloat8_b)
+
+
+def rounded(values: torch.Tensor, dtype: Any) -> torch.Tensor:
+    """`values` (float32) as a number format holds them, in float32."""
+    if is_bfloat8(dtype):
+        return round_to_bfloat8(values)
+    if dtype in (torch.bfloat16, torch.float16):
+        return values.to(dtype).float()
+    return values
+
+
+def round_to_bfloat8(values: torch.Tensor) -> torch.Tensor:
+    """Sixteen values of a row share their largest exponent; each keeps a sign and seven bits.
+
+    As ttnn converts: to nearest, ties away from zero, and what rounds up past seven bits stays at the
+    largest. Values below 2^-126 count as zero.
+    """
+    groups = values.float().reshape(*values.shape[:-1], -1, FPU_BLOCK)
+    _, exponent = torch.frexp(groups.abs().amax(-1, keepdim=True))
+    step = torch.ldexp(torch.ones_like(groups[..., :1]), exponent - 7)
+    mantissa = torch.floor(groups.abs() / step + 0.5).clamp(max=127)
+    return (mantissa * step * torch.sign(groups)).reshape(values.shape)
+
+
+def _mend_tensors() -> None:
+    stock_slice: Callable[[Any, Any], Any] = Tensor.__getitem__
+    stock_from_torch: Callable[..., Any] = ttnn.from_torch
+
+    def as_is(self: Any, memo: dict[int, Any]) -> Any:
+        memo[id(self)] = self
+        return self
+
+    def sliced(self: Any, key: Any) -> Any:
+        part = stock_slice(self, key)
+        part._dtype = self._dtype
+        return part
+
+    def from_torch(tensor: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        dtype = tensor.dtype if dtype is None else dtype
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        values = rounded(values, dtype)
+        values = values.clone() if values.data_ptr() == tensor.data_ptr() else values
+        return stock_from_torch(values, dtype, *args, **kwargs)
+
+    Tensor.__deepcopy__ = as_is
+    Tensor.__getitem__ = sliced
+    ttnn.from_torch = from_torch
+
+
+# --- 6, 7, 8, 9, 10: blocks and expressions ---------------------------------------------------
+
+
+def _result(values: torch.Tensor, shape: tuple[int, ...], dtype: Any, *sources: Any) -> Any:
+    """A temporary block: its values in float32, its format that of the expression."""
+    block = Block(
+        tensor=Tensor(values, dtype=dtype),
+        shape=shape,
+        acquisition=_module("blockstate").BlockAcquisition.RESERVE,
+        thread_type=_module("blockstate").ThreadType.COMPUTE,
+        is_temporary=True,
+    )
+    _dfb.track_source_blocks(block, *sources)
+    return block
+
+
+def _values(block: Any) -> torch.Tensor:
+    return block._buf.to_torch()
+
+
+def _one_format(*blocks: Any) -> Any:
+    formats = {str(block._buf.dtype): block._buf.dtype for block in blocks}
+    if len(formats) > 1:
+        raise UnsupportedByCompilerError(f"an expression mixes {', '.join(sorted(formats))}")
+    return blocks[0]._buf.dtype
+
+
+def _store(self: Any, value: Any) -> None:
+    if self._shape != value._shape:
+        raise ValueError(f"a block of {value._shape} tiles is stored into one of {self._shape}")
+    _stock_store(self, value)
+    _values(self).copy_(rounded(_values(self), self._buf.dtype))
+
+
+def _accumulate(self: Any, value: Any) -> Any:
+    """The packer adds to what L1 holds (a reserved block starts at zero), rounding each time."""
+    if self._is_temporary:
+        raise UnsupportedByCompilerError("+= wants a block from reserve()")
+    total = rounded(_values(self), self._buf.dtype) + rounded(_values(value), self._buf.dtype)
+    _store(self, _result(total, value._shape, value._buf.dtype, value))
+    return self
+
+
+def _binary(self: Any, other: Any, op: Callable[[Any, Any], Any]) -> Any:
+    if not isinstance(other, Block):
+        raise UnsupportedByCompilerError(f"a block and {other!r} in one expression: use a tile")
+    if self._shape != other._shape:
+        raise ValueError(f"blocks of {self._shape} and {other._shape} tiles: broadcast one first")
+    return _result(op(_values(self), _values(other)), self._shape, _one_format(self, other), self, other)
+
+
+def _matmul(self: Any, other: Any) -> Any:
+    (rows, inner), (inner_too, columns) = self._shape, other._shape
+    if inner != inner_too:
+        raise ValueError(f"matmul of {self._shape} and {other._shape} tiles")
+    dtype = _one_format(self, other)
+    return _result(_values(self) @ _values(other), (rows, columns), dtype, self, other)
+
+
+def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], Any]:
+    return lambda block: _result(function(_values(block)), block._shape, block._buf.dtype, block)
+
+
+def _pair(function: Callable[..., torch.Tensor]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: _binary(a, b, function)
+
+
+def _reduce(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    def reduce(block: Any, scaler: Any, *, dims: list[int]) -> Any:
+        """Over rows or columns of the whole block; the result is row or column 0, the rest zero."""
+        axes = sorted({d % 2 for d in dims})
+        values = function(_values(block), axes) * _values(scaler)[0, 0]
+        shape = tuple(1 if i in axes else n for i, n in enumerate(block._shape))
+        out = torch.zeros(tuple(32 * n for n in shape))
+        out[: values.shape[0], : values.shape[1]] = values
+        return _result(out, shape, _one_format(block, scaler), block, scaler)
+
+    return reduce
+
+
+def _broadcast(block: Any, like: Any, *, dims: list[int]) -> Any:
+    """Row or column 0 of each tile row or column, over all of `like`."""
+    axes = {d % 2 for d in dims}
+    values = _values(block)
+    for axis in axes:
+        if block._shape[axis] != 1:
+            raise ValueError(f"broadcast along {axis} of a block of {block._shape} tiles")
+        values = values.narrow(axis, 0, 1)
+    shape = like._shape
+    return _result(
+        values.expand(32 * shape[0], 32 * shape[1]).contiguous(), shape, block._buf.dtype, block
+    )
+
+
+def _transpose(block: Any) -> Any:
+    return _result(_values(block).T.contiguous(), block._shape[::-1], block._buf.dtype, block)
+
+
+def _fill(like: Any, value: float) -> Any:
+    return _result(torch.full_like(_values(like), value), like._shape, like._buf.dtype)
+
+
+def _typecast(block: Any, dtype: Any) -> Any:
+    if block._is_temporary:
+        raise UnsupportedByCompilerError("typecast wants a block from wait(), alone in its store")
+    return _result(rounded(_values(block), dtype), block._shape, dtype, block)
+
+
+def _lacking(what: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UnsupportedByCompilerError(f"the compiler has no {what}")
+
+    return refuse
+
+
+_stock_store: Callable[[Any, Any], None] = Block.store
+
+
+def _mend_blocks() -> None:
+    Block.store = _store
+    Block.__iadd__ = _accumulate
+    Block._binary_op = _binary
+    Block.__matmul__ = _matmul
+    for name in ("__neg__", "__pow__", "__abs__", "__floordiv__", "__mod__", "__radd__"):
+        setattr(Block, name, _lacking(f"{name} of blocks"))
+    torch_names = {"recip": torch.reciprocal, "silu": torch.nn.functional.silu}
+    mended: dict[str, Callable[..., Any]] = {
+        name: _unary(torch_names.get(name) or getattr(torch, name))
+        for name in COMPILED_MATH
+        if name in torch_names or hasattr(torch, name)
+    }
+    mended |= {
+        "max": _pair(torch.maximum),
+        "min": _pair(torch.minimum),
+        "reduce_sum": _reduce(lambda x, axes: x.sum(axes, keepdim=True)),
+        "reduce_max": _reduce(lambda x, axes: x.amax(axes, keepdim=True)),
+        "broadcast": _broadcast,
+        "transpose": _transpose,
+        "fill": _fill,
+        "typecast": _typecast,
+    }
+    for name in {*dir(ttl.math), *mended}:
+        if name[0].islower():
+            setattr(ttl.math, name, mended.get(name) or _lacking(f"ttl.math.{name}"))
+
+
+# --- 9, 11: operations ------------------------------------------------------------------------
+
+
+def _mend_operations() -> None:
+    stock = ttl.operation
+
+    def operation(grid: Any, *, options: str | None = None, **kwargs: Any) -> Any:
+        del options  # the compiler's
+        return stock(grid, **kwargs)
+
+    ttl.operation = operation
+    stock_program: Callable[..., Any] = _program.Program
+
+    def program(*functions: Any, grid: Any, pipenets: Any = None) -> Any:
+        found = stock_program(*functions, grid=grid, pipenets=pipenets)
+        stock_validate = found._validate_dataflow_buffers
+        context = _context.get_context()
+
+        def validate(cores: list[dict[str, Any]]) -> None:
+            stock_validate(cores)
+            buffers: dict[str, list[Any]] = {}
+            for core in cores:
+                for name, value in core.items():
+                    if isinstance(value, _dfb.DataflowBuffer):
+                        buffers.setdefault(name, []).append(value)
+            unused = [n for n, found in buffers.items() if not any(b._used for b in found)]
+            if unused:
+                raise UnsupportedByCompilerError(f"unused dataflow buffers: {', '.join(unused)}")
+
+        found._validate_dataflow_buffers = validate
+        if context.kernel_l1_bytes > L1_BYTES:
+            raise UnsupportedByCompilerError(
+                f"dataflow buffers take {context.kernel_l1_bytes} bytes, a core has {L1_BYTES}"
+            )
+        if context.kernel_dfb_count > MAX_BUFFERS:
+            raise UnsupportedByCompilerError(
+                f"{context.kernel_dfb_count} dataflow buffers, a core has {MAX_BUFFERS}"
+            )
+        if _traffic is not None:
+            _traffic.l1_bytes = max(_traffic.l1_bytes, context.kernel_l1_bytes)
+            _traffic.launches += 1
+            _traffic.nodes = max(_traffic.nodes, math.prod(grid))
+        return found
+
+    _program.Program = program
+    stock_reserve: Callable[..., Any] = _dfb.DataflowBuffer.reserve
+
+    def reserve(self: Any, name: str | None = None) -> Any:
+        self._used = True
+        return stock_reserve(self, name)
+
+    _dfb.DataflowBuffer._used = False
+    _dfb.DataflowBuffer.reserve = reserve
+
+
+# --- The account of transfers -----------------------------------------------------------------
+
+
+@dataclass
+class Traffic:
+    """What crossed between DRAM and the cores, by the operation's parameter names."""
+
+    read_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    written_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    readers: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Which nodes read each tensor."""
+    working: set[int] = field(default_factory=set[int])
+    """Nodes that read or wrote DRAM."""
+    l1_bytes: int = 0
+    nodes: int = 0
+    launches: int = 0
+
+
+_traffic: Traffic | None = None
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Traffic]:
+    """Accounts for the transfers of the operations that run inside."""
+    global _traffic
+    before, _traffic = _traffic, Traffic()
+    try:
+        yield _traffic
+    finally:
+        _traffic = before
+
+
+def tile_bytes(dtype: Any) -> int:
+    """Bytes of one 32 × 32 tile."""
+    if is_bfloat8(dtype):
+        return 1088
+    return 1024 * torch.tensor([], dtype=dtype).element_size()
+
+
+def _count(tensor: Any, reads: bool) -> None:
+    if _traffic is None:
+        return
+    name: str = getattr(tensor, "_name", "?")
+    size = tile_bytes(tensor.dtype) * tensor.to_torch().numel() // 1024
+    node: int = _greenlet()._sim_core
+    account = _traffic.read_bytes if reads else _traffic.written_bytes
+    account[name] = account.get(name, 0) + size
+    _traffic.working.add(node)
+    if reads:
+        _traffic.readers.setdefault(name, set()).add(node)
+
+
+def _greenlet() -> Any:
+    return importlib.import_module("greenlet").getcurrent()
+
+
+def _mend_copies() -> None:
+    def same_format(a: Any, b: Any) -> None:
+        if str(a.dtype) != str(b.dtype):
+            raise UnsupportedByCompilerError(f"a copy from {a.dtype} to {b.dtype}")
+
+    for types, reads in (((Tensor, Block), True), ((Block, Tensor), False)):
+        handler: Any = _handlers.HANDLER_REGISTRY[types]
+        stock_transfer: Callable[[Any, Any], None] = handler.transfer
+
+        def transfer(
+            source: Any, target: Any, stock: Any = stock_transfer, reads: bool = reads
+        ) -> None:
+            tensor, block = (source, target) if reads else (target, source)
+            same_format(tensor, block.raw_tensor)
+            _count(tensor, reads)
+            stock(source, target)
+
+        handler.transfer = transfer
+
+
+_mend_waiting()
+_mend_errors()
+_mend_tensors()
+_mend_blocks()
+_mend_operations()
+_mend_copies()
