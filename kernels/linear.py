@@ -70,6 +70,8 @@ class LinearConfig:
     def __post_init__(self) -> None:
         if _tiles(self.k, "K") % self.k_block:
             raise ValueError(f"K = {self.k} is no multiple of {self.k_block} tiles")
+        if self.k == self.k_block * TILE:
+            raise ValueError(f"K = {self.k} is one block: use linear_hp")
         if _tiles(self.n, "N") % (self.nodes * self.n_block):
             raise ValueError(f"N = {self.n} is no multiple of {self.nodes} × {self.n_block} tiles")
 
@@ -150,7 +152,7 @@ def _linear_hp_bfp8(config: LinearHpConfig) -> Kernel:
         to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_tiles), block_count=1)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_tiles, 1), block_count=2)
-        cast_dfb = ttl.make_dataflow_buffer_like(x, shape=(k_tiles, 1), block_count=1)
+        cast_dfb = ttl.make_dataflow_buffer_like(like("bf16"), shape=(k_tiles, 1), block_count=1)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
 
         @ttl.datamovement()
@@ -268,7 +270,9 @@ def _linear_bfp8(config: LinearConfig) -> Kernel:
         to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_block), block_count=2)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_block, n_block), block_count=2)
-        cast_dfb = ttl.make_dataflow_buffer_like(x, shape=(k_block, n_block), block_count=1)
+        cast_dfb = ttl.make_dataflow_buffer_like(
+            like("bf16"), shape=(k_block, n_block), block_count=1
+        )
         part_dfb = ttl.make_dataflow_buffer_like(
             like(config.accumulate), shape=(1, n_block), block_count=1
         )

@@ -13,7 +13,8 @@ and mends it; `ttl` and `ttnn` here are what kernels run on. The stock simulator
  8. reduces over tiles but not within them, and refuses to broadcast a 32-wide tile;
  9. refuses `block += a @ b` on a reserved block, `options=`, and has no `typecast`;
 10. takes `-block`, `block ** 2`, `where`, `mask`, `clamp`, …, that the compiler lacks;
-11. only warns of more L1 or buffers than a core has, and takes a buffer that nobody uses.
+11. refuses to pop a block that a node with no work of its own waited for and did not use;
+12. only warns of more L1 or buffers than a core has, and takes a buffer that nobody uses.
 
 tests/kernels/test_simulator.py shows each fault on the stock simulator and each repair on this one.
 Beyond repairs: `counting()` accounts for every transfer. Knows nothing of any kernel.
@@ -127,14 +128,11 @@ def _mend_waiting() -> None:
 
 
 def _mend_errors() -> None:
-    def to_the_caller(name: str, message: str, file: str, line: int, column: int = 1) -> None:
-        _errors.append(f"{name} at {file}:{line}:{column}: {message}")
+    def raised_anyway(*_: Any) -> None:
+        """The caller raises the same message next, with the kernel's line in its cause."""
 
-    _program.print_diagnostic_error = to_the_caller
-    _scheduler.print_diagnostic_error = to_the_caller
-
-
-_errors: list[str] = []
+    _program.print_diagnostic_error = raised_anyway
+    _scheduler.print_diagnostic_error = raised_anyway
 
 
 # --- 4, 5, 6: tensors -------------------------------------------------------------------------
@@ -192,7 +190,7 @@ def _mend_tensors() -> None:
     ttnn.from_torch = from_torch
 
 
-# --- 6, 7, 8, 9, 10: blocks and expressions ---------------------------------------------------
+# --- 6 to 11: blocks and expressions ---------------------------------------------------
 
 
 def _result(values: torch.Tensor, shape: tuple[int, ...], dtype: Any, *sources: Any) -> Any:
@@ -231,6 +229,10 @@ def _accumulate(self: Any, value: Any) -> Any:
     if self._is_temporary:
         raise UnsupportedByCompilerError("+= wants a block from reserve()")
     total = rounded(_values(self), self._buf.dtype) + rounded(_values(value), self._buf.dtype)
+    states: Any = _module("blockstate")
+    if self._sm._access_state == states.AccessState.MR:  # what was added may be added to
+        self._sm._access_state = states.AccessState.RW
+        self._sm._expected_ops = self._sm._expected_ops | {states.ExpectedOp.STORE}
     _store(self, _result(total, value._shape, value._buf.dtype, value))
     return self
 
@@ -310,7 +312,21 @@ def _lacking(what: str) -> Callable[..., Any]:
 _stock_store: Callable[[Any, Any], None] = Block.store
 
 
+def _mend_unused_blocks() -> None:
+    states: Any = _module("blockstate")
+    machine: Any = states.BlockStateMachine
+    stock_pop: Callable[..., None] = machine.transition_pop
+
+    def pop(self: Any, pending_copy_location: Any = None) -> None:
+        if self._access_state == states.AccessState.MR:
+            self._expected_ops = self._expected_ops | {states.ExpectedOp.POP}
+        stock_pop(self, pending_copy_location)
+
+    machine.transition_pop = pop
+
+
 def _mend_blocks() -> None:
+    _mend_unused_blocks()
     Block.store = _store
     Block.__iadd__ = _accumulate
     Block._binary_op = _binary
@@ -338,7 +354,7 @@ def _mend_blocks() -> None:
             setattr(ttl.math, name, mended.get(name) or _lacking(f"ttl.math.{name}"))
 
 
-# --- 9, 11: operations ------------------------------------------------------------------------
+# --- 9, 12: operations ------------------------------------------------------------------------
 
 
 def _mend_operations() -> None:

@@ -1,0 +1,1 @@
+"""One module a kernel family, each with its table `CASES`."""
