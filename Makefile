@@ -3,21 +3,26 @@
 # PYTHON=python3.12   another interpreter (3.11 or newer) for a new .venv
 # MODEL=DIR           what demo, serve and chat run: "demo", "gemma3-270m" or a checkpoint directory
 # BACKEND=torch       what runs it
+# PYTHON312=…         the Python 3.12 for .venv-tt (TT-Lang's compiler knows no other)
+# SIMULATOR=wolfpine  what test-chip runs on, or the path of the vendor's libttsim_bh.so
 # PIP_ARGS=…          more arguments for pip, e.g. an index with CPU builds of torch
 
 PYTHON ?= python3
 MODEL ?= demo
 BACKEND ?= torch
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) python3.12)
+SIMULATOR ?= wolfpine
 PIP_ARGS ?=
 
 VENV := .venv
+VENV_TT := .venv-tt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(PIP_ARGS)
 LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$(or $(BACKEND),torch)"
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-real-model test-soak check format proto bench-decode \
+.PHONY: help demo serve chat test test-kernels test-chip test-real-model test-soak check format proto bench-decode \
         model-demo model-gemma3-270m clean
 
 help: ## This list
@@ -40,7 +45,13 @@ model-gemma3-270m: $(VENV)/.gguf ## Brings the real Gemma 3 270M (267 MB; Gemma'
 # --- What a developer runs --------------------------------------------------------------------
 
 test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not real_model and not soak" tests
+	@$(BIN)/python -m pytest -m "not real_model and not soak and not kernels and not chip" tests
+
+test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: functional simulator and compiler
+	@$(BIN)/python -m pytest -m kernels tests/kernels
+
+test-chip: $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
+	@TESSERA_SIMULATOR=$(SIMULATOR) $(BIN)/python -m pytest -m chip tests/chip
 
 test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
 	@$(BIN)/python -m pytest -m real_model tests/real_model
@@ -65,7 +76,7 @@ model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py
 
 clean: ## Removes everything that the commands above made
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) $(VENV_TT) .cache build *.egg-info
 
 # --- Environments: one .venv that grows with what is asked of it ------------------------------
 
@@ -89,3 +100,12 @@ $(VENV)/.dev: $(VENV)/.serve
 	@echo "==> Installing the tools for tests and checks (a minute or two, once)"
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.gguf
+
+# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only (6 GB, two minutes).
+$(VENV_TT)/.tt:
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { \
+	    echo "error: no Python 3.12 at $(PYTHON312): install it (pyenv install 3.12) and say make PYTHON312=PATH …" >&2; exit 1; }
+	@echo "==> Making $(VENV_TT) with TT-Lang, ttnn and a simulated chip (6 GB, once)"
+	@$(PYTHON312) -m venv $(VENV_TT)
+	@$(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS) install --quiet tt-lang==1.1.1 wolfpine==2.2
+	@touch $@

@@ -2,18 +2,18 @@
 
 residual_add     y = a + b
 elementwise_mul  y = a · b
-scalar_mul       y = a · s       s [32, 32] bf16, one tile filled with the scalar: data, never a constant
+scalar_mul       y = a · s       s [32, 32] bf16, a tile filled with the scalar: data
 copy             y = a           through L1, so that any layout of nodes can be tried with it
 softcap          y = c · tanh(a / c)   constants [32, 64] bf16: a tile of 1 / c, a tile of c
 
 a, b, y [32, D] bf16, D a multiple of 32, tiled, in DRAM.
-Scalars come in as tiles because two fills in one expression compile wrongly, and because a new value
-then needs no new kernel.
+Scalars come in as tiles because two fills in one expression compile wrongly, and because a new
+value then needs no new kernel.
 Cores: node i of C owns tile columns [i D / C, (i + 1) D / C); no node talks to another.
 DRAM: a, b once, y once; the constants' tiles once a node.
 L1: two tiles each of a, b, y, one for each constant: at most 16 KB.
-Limits: 1 / c is rounded to bf16 (1 / 30 is off by 0.1 %), and so is c; softcap reaches 2 roundings of
-the oracle that has the same rounded constants. residual_add and products round once.
+Limits: 1 / c is rounded to bf16 (1 / 30 is off by 0.1 %), and so is c; softcap's oracle has the
+same rounded constants. Everything rounds once, when it is stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ElementwiseConfig:
 
 
 def residual_add(config: ElementwiseConfig) -> Binary:
-    """y = a + b."""
+    """Y = a + b."""
     tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid)
@@ -79,7 +79,7 @@ def residual_add(config: ElementwiseConfig) -> Binary:
 
 
 def elementwise_mul(config: ElementwiseConfig) -> Binary:
-    """y = a · b."""
+    """Y = a · b."""
     tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid)
@@ -118,7 +118,7 @@ def elementwise_mul(config: ElementwiseConfig) -> Binary:
 
 
 def scalar_mul(config: ElementwiseConfig) -> Binary:
-    """y = a · s."""
+    """Y = a · s."""
     tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid)
@@ -158,7 +158,7 @@ def scalar_mul(config: ElementwiseConfig) -> Binary:
 
 
 def copy(config: ElementwiseConfig) -> Unary:
-    """y = a."""
+    """Y = a."""
     tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid)
@@ -194,7 +194,7 @@ def copy(config: ElementwiseConfig) -> Unary:
 
 
 def softcap(config: ElementwiseConfig) -> Binary:
-    """y = c · tanh(a / c)."""
+    """Y = c · tanh(a / c)."""
     tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid)

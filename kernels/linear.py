@@ -2,11 +2,11 @@
 
 x [32, K] bf16, w [K, N] bf16 or bfp8, y [32, N] bf16; K and N multiples of 32, all tiled, in DRAM.
 
-linear_hp   The whole K in dataflow buffers; one product a tile column, summed in float32 in Dst and
-            rounded once. Node i of C owns tile columns [i N / C, (i + 1) N / C), so any N spreads evenly.
-            L1: K/32 tiles of x, two columns of w, with bfp8 a third one of w in bf16, two tiles of y;
-            so K up to 7,456. DRAM: x once, w once, y once.
-linear      K streamed in blocks of `k_block` tiles and summed in `accumulate`; for K that does not fit.
+linear_hp   The whole K in dataflow buffers; one product a tile column, summed in float32 in Dst
+            and rounded once. Node i of C owns tile columns [i N / C, (i + 1) N / C): any N spreads
+            evenly. L1: K/32 tiles of x, two columns of w, with bfp8 a third one of w in bf16, two
+            tiles of y; the config refuses a K that does not fit. DRAM: x once, w once, y once.
+linear      K streamed in blocks of `k_block` tiles and summed in `accumulate`, for a larger K.
             Node i owns `n_block` tile columns in each of `passes` passes, so N/32 is a multiple of
             nodes · n_block. L1: two blocks of x, two of w, the sums, two of y.
             DRAM: x once a pass, w once, y once.

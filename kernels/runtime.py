@@ -125,7 +125,7 @@ if not TYPE_CHECKING:
 
 
 def dtype(fmt: Format) -> Any:
-    """ttnn's name of a number format."""
+    """Ttnn's name of a number format."""
     names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "f32": "float32"}
     return getattr(_current().ttnn, names[fmt])
 

@@ -46,7 +46,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel at one shape, against torch in float32 on the operands as the device holds them."""
+    """One kernel at one shape, against torch in float32 on what the device holds."""
 
     name: str
     kernel: str
@@ -112,7 +112,7 @@ def roundings(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def run(case: Case, device: Any) -> Result:
-    """Runs a case once on the chosen runtime; the time is the first call's, its compile included."""
+    """Runs a case once on the chosen runtime; its time includes the compile."""
     generator = torch.Generator().manual_seed(0)
     operands = case.operands(generator)
     tensors = {

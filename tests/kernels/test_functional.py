@@ -1,4 +1,4 @@
-"""Every kernel against torch in the functional simulator, and its header's claims on DRAM and L1."""
+"""Every kernel against torch in the functional simulator; its header's claims on DRAM and L1."""
 
 import pytest
 

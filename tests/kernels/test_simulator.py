@@ -1,4 +1,4 @@
-"""Each fault of the stock simulator, shown on the stock one in a process of its own, and mended here."""
+"""Each fault of the stock simulator, shown in a process of its own, and mended here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ got = ttnn.to_torch(out)
 """
 
 
-def kernel(compute: str, a=(1, 1), b=(1, 1), y=(1, 1), options: str = "") -> str:  # noqa: ANN001
+def kernel(compute: str, a=(1, 1), b=(1, 1), y=(1, 1), options: str = "") -> str:
     return STOCK_KERNEL.format(compute=compute, a=a, b=b, y=y, options=options)
 
 
@@ -85,7 +85,7 @@ def mended(script: str) -> dict[str, torch.Tensor]:
     return {"got": names["got"], "operands": names["operands"]}  # type: ignore[dict-item]
 
 
-def compile_with_source(script: str):  # noqa: ANN201
+def compile_with_source(script: str):
     import linecache
 
     name = f"<kernel {hash(script):x}>"
@@ -105,7 +105,9 @@ def stock_refuses(tmp_path: Path, script: str) -> bool:
 
 
 def test_it_loads_without_sys_monitoring_and_leaves_none_behind(tmp_path: Path) -> None:
-    found = stock(tmp_path, "del sys.monitoring; from ttl.sim.context import cleanup_run_context as c; c()")
+    found = stock(
+        tmp_path, "del sys.monitoring; from ttl.sim.context import cleanup_run_context as c; c()"
+    )
     assert "monitoring" in found
     assert hasattr(sys, "monitoring") == (sys.version_info >= (3, 12))
 

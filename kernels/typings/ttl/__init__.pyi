@@ -1,7 +1,7 @@
 """What the kernels use of TT-Lang 1.1.1, for the type checker; the real package carries no types."""
 
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar, overload
+from typing import ParamSpec, overload
 
 import ttnn
 
@@ -31,7 +31,9 @@ class Transfer:
 
 class Pipe:
     def __init__(
-        self, src: tuple[int, int], dst: tuple[int | slice[int, int, None], int | slice[int, int, None]]
+        self,
+        src: tuple[int, int],
+        dst: tuple[int | slice[int, int, None], int | slice[int, int, None]],
     ) -> None: ...
 
 class PipeNet:

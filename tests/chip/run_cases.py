@@ -1,0 +1,45 @@
+"""Runs or compiles kernel cases with the real compiler and ttnn: the program inside .venv-tt.
+
+    python -m tests.chip.run_cases {run,compile} ROWS.jsonl CASE…
+
+The environment says on what (see tests.chip.environment): a simulated chip, or a mock card to
+compile for. One JSON row a case goes to ROWS as it ends, so that a process that aborts in the
+middle (some inputs abort the compiler) loses no row but its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from kernels import runtime
+
+
+def main(mode: str, rows: str, names: list[str]) -> None:
+    runtime.choose("tt")
+    from tests.kernels.case import all_cases, compile_only, run
+
+    cases = {case.name: case for case in all_cases()}
+    device = runtime.open_device()
+    with Path(rows).open("a") as out:
+        for name in names:
+            start = time.perf_counter()
+            row: dict[str, object] = {"name": name}
+            try:
+                if mode == "run":
+                    row |= asdict(run(cases[name], device))
+                else:
+                    compile_only(cases[name], device)
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:2000]
+            row["wall_seconds"] = time.perf_counter() - start
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+    runtime.close_device(device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
