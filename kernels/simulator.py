@@ -27,7 +27,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -85,7 +85,7 @@ class UnsupportedByCompilerError(TypeError):
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed() -> Generator[None]:
     """Restores what importing `ttl.sim` disturbs, and keeps the real ttnn out of it."""
     native = {name: getattr(torch, name) for name in ("bfloat16", "float16")}
     environment = os.environ.get("TTLANG_SIM_ONLY")
@@ -295,6 +295,14 @@ def _pair(function: Callable[..., torch.Tensor]) -> Callable[[Any, Any], Any]:
     return lambda a, b: _binary(a, b, function)
 
 
+def _sum(values: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    return values.sum(axes, keepdim=True)
+
+
+def _largest(values: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    return values.amax(axes, keepdim=True)
+
+
 def _reduce(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     def reduce(block: Any, scaler: Any, *, dims: list[int]) -> Any:
         """Over rows or columns of the whole block; the result is row or column 0, the rest zero."""
@@ -376,8 +384,8 @@ def _mend_blocks() -> None:
     mended |= {
         "max": _pair(torch.maximum),
         "min": _pair(torch.minimum),
-        "reduce_sum": _reduce(lambda x, axes: x.sum(axes, keepdim=True)),
-        "reduce_max": _reduce(lambda x, axes: x.amax(axes, keepdim=True)),
+        "reduce_sum": _reduce(_sum),
+        "reduce_max": _reduce(_largest),
         "broadcast": _broadcast,
         "transpose": _transpose,
         "fill": _fill,
@@ -465,7 +473,7 @@ _traffic: Traffic | None = None
 
 
 @contextlib.contextmanager
-def counting() -> Iterator[Traffic]:
+def counting() -> Generator[Traffic]:
     """Accounts for the transfers of the operations that run inside."""
     global _traffic
     before, _traffic = _traffic, Traffic()
