@@ -65,6 +65,7 @@ def runtime_root(wheel: pathlib.Path, root: pathlib.Path) -> None:
     patches.for_gcc_12(root / "tt_metal/tt-llk")
     patches.multicast_increments_as_unicasts(root / "tt_metal/hw")
     patches.without_the_32_bit_dst_workaround(root / "tt_metal/tt-llk")
+    patches.typecast_to_bf16_in_32_bit_dst(root / "tt_metal/tt-llk")
     sfpi = root / "runtime/sfpi"
     (sfpi / "compiler/bin").mkdir(parents=True)
     (sfpi / "compiler/bin/riscv-tt-elf-g++").symlink_to(HERE / "toolchain/gxx.py")

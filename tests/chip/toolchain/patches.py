@@ -1,6 +1,6 @@
 """Edits a copy of the ttnn wheel's device headers.
 
-Two patches help an older GCC; two change what runs, and say so.
+Two patches help an older GCC; three change what runs, and say so.
 """
 
 import pathlib
@@ -53,3 +53,23 @@ def without_the_32_bit_dst_workaround(llk: pathlib.Path) -> None:
         path.write_text(
             path.read_text().replace("DBG_FEATURE_DISABLE, 1 << 11)", "DBG_FEATURE_DISABLE, 0)")
         )
+
+
+ROUNDED_IN_PLACE = """        TTI_SFPSHFT((-16) & 0xFFF, p_sfpu::LREG1, p_sfpu::LREG1, 5);
+        TTI_SFPSHFT(16, p_sfpu::LREG1, p_sfpu::LREG1, 5);
+        TTI_SFPSTORE(p_sfpu::LREG1, InstrModLoadStore::DEFAULT, ADDR_MOD_6, 0);
+"""
+
+
+def typecast_to_bf16_in_32_bit_dst(llk: pathlib.Path) -> None:
+    """CHANGES WHAT RUNS. Mends float32 → bfloat16 in the form without SFPLOADMACRO.
+
+    That form, which the simulators need and a card does not run, stores 16 bits, and in 32-bit Dst
+    both simulators put them into another row. Here the rounded value is stored with 32.
+    """
+    path = llk / "tt_llk_blackhole/common/inc/sfpu/ckernel_sfpu_typecast.h"
+    text = path.read_text()
+    start = text.index("void _calculate_typecast_fp32_to_fp16b_()")
+    store = "        TTI_SFPSTORE(p_sfpu::LREG1, InstrModLoadStore::FP16B, ADDR_MOD_6, 0);\n"
+    head, tail = text[:start], text[start:]
+    path.write_text(head + tail.replace(store, ROUNDED_IN_PLACE, 1))
