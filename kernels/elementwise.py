@@ -12,8 +12,10 @@ value then needs no new kernel.
 Cores: node i of C owns tile columns [i D / C, (i + 1) D / C); no node talks to another.
 DRAM: a, b once, y once; the constants' tiles once a node.
 L1: two tiles each of a, b, y, one for each constant: at most 16 KB.
+Precision: products are made in float32 (`fp32_dest_acc_en`) and rounded once, to nearest; a Dst of
+16 bits would cut them off, twice the error. softcap has one: there is no tanh in float32.
 Limits: 1 / c is rounded to bf16 (1 / 30 is off by 0.1 %), and so is c; softcap's oracle has the
-same rounded constants. Everything rounds once, when it is stored.
+same rounded constants.
 """
 
 from __future__ import annotations
@@ -36,28 +38,30 @@ class ElementwiseConfig:
 
     def __post_init__(self) -> None:
         if self.d <= 0 or self.d % TILE:
-            raise ValueError(f"D = {self.d} is no multiple of {TILE}")
+            raise ValueError(f"d = {self.d} is no multiple of {TILE}")
+
+    @property
+    def tiles(self) -> int:
+        """Tile columns of the row."""
+        return self.d // TILE
+
+    @property
+    def nodes(self) -> int:
+        """Cores that share them."""
+        return self.grid[0] * self.grid[1]
 
 
 def residual_add(config: ElementwiseConfig) -> Binary:
     """Y = a + b."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
 
     @ttl.operation(grid=config.grid)
     def operation(a: ttnn.Tensor, b: ttnn.Tensor, y: ttnn.Tensor) -> None:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with a_dfb.reserve() as a_blk:
-                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
-                with b_dfb.reserve() as b_blk:
-                    ttl.copy(b[0:1, t : t + 1], b_blk).wait()
+        _read_two(config, a, b, a_dfb, b_dfb)
+        _write(config, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -67,36 +71,20 @@ def residual_add(config: ElementwiseConfig) -> Binary:
                 with a_dfb.wait() as a_blk, b_dfb.wait() as b_blk, y_dfb.reserve() as y_blk:
                     y_blk.store(a_blk + b_blk)
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
     return operation
 
 
 def elementwise_mul(config: ElementwiseConfig) -> Binary:
     """Y = a · b."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
 
-    @ttl.operation(grid=config.grid)
+    @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
     def operation(a: ttnn.Tensor, b: ttnn.Tensor, y: ttnn.Tensor) -> None:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with a_dfb.reserve() as a_blk:
-                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
-                with b_dfb.reserve() as b_blk:
-                    ttl.copy(b[0:1, t : t + 1], b_blk).wait()
+        _read_two(config, a, b, a_dfb, b_dfb)
+        _write(config, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -106,26 +94,19 @@ def elementwise_mul(config: ElementwiseConfig) -> Binary:
                 with a_dfb.wait() as a_blk, b_dfb.wait() as b_blk, y_dfb.reserve() as y_blk:
                     y_blk.store(a_blk * b_blk)
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
     return operation
 
 
 def scalar_mul(config: ElementwiseConfig) -> Binary:
     """Y = a · s."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
 
-    @ttl.operation(grid=config.grid)
+    @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
     def operation(a: ttnn.Tensor, s: ttnn.Tensor, y: ttnn.Tensor) -> None:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         s_dfb = ttl.make_dataflow_buffer_like(s, shape=(1, 1), block_count=1)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+        _write(config, y, y_dfb)
 
         @ttl.datamovement()
         def read():
@@ -146,33 +127,19 @@ def scalar_mul(config: ElementwiseConfig) -> Binary:
                     with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
                         y_blk.store(a_blk * s_blk)
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
     return operation
 
 
 def copy(config: ElementwiseConfig) -> Unary:
     """Y = a."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
 
     @ttl.operation(grid=config.grid)
     def operation(a: ttnn.Tensor, y: ttnn.Tensor) -> None:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with a_dfb.reserve() as a_blk:
-                    ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+        _read_one(config, a, a_dfb)
+        _write(config, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -182,20 +149,12 @@ def copy(config: ElementwiseConfig) -> Unary:
                 with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
                     y_blk.store(a_blk)
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
     return operation
 
 
 def softcap(config: ElementwiseConfig) -> Binary:
     """Y = c · tanh(a / c)."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
 
     @ttl.operation(grid=config.grid)
     def operation(a: ttnn.Tensor, constants: ttnn.Tensor, y: ttnn.Tensor) -> None:
@@ -203,6 +162,7 @@ def softcap(config: ElementwiseConfig) -> Binary:
         inverse_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
         cap_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+        _write(config, y, y_dfb)
 
         @ttl.datamovement()
         def read():
@@ -225,12 +185,60 @@ def softcap(config: ElementwiseConfig) -> Binary:
                     with a_dfb.wait() as a_blk, y_dfb.reserve() as y_blk:
                         y_blk.store(ttl.math.tanh(a_blk * inverse) * cap)
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
     return operation
+
+
+# --- Threads that move data: each is defined in the operation that calls its function ------------
+
+
+def _read_one(config: ElementwiseConfig, a: ttnn.Tensor, a_dfb: ttl.DataflowBuffer) -> None:
+    """The node's tiles of a."""
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
+
+    @ttl.datamovement()
+    def read():
+        node_x, node_y = ttl.node(dims=2)
+        node = node_y * grid_x + node_x
+        for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+            with a_dfb.reserve() as a_blk:
+                ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+
+    del read
+
+
+def _read_two(
+    config: ElementwiseConfig,
+    a: ttnn.Tensor,
+    b: ttnn.Tensor,
+    a_dfb: ttl.DataflowBuffer,
+    b_dfb: ttl.DataflowBuffer,
+) -> None:
+    """The node's tiles of a and b, in turns."""
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
+
+    @ttl.datamovement()
+    def read():
+        node_x, node_y = ttl.node(dims=2)
+        node = node_y * grid_x + node_x
+        for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+            with a_dfb.reserve() as a_blk:
+                ttl.copy(a[0:1, t : t + 1], a_blk).wait()
+            with b_dfb.reserve() as b_blk:
+                ttl.copy(b[0:1, t : t + 1], b_blk).wait()
+
+    del read
+
+
+def _write(config: ElementwiseConfig, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
+    """The node's tiles of y."""
+    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
+
+    @ttl.datamovement()
+    def write():
+        node_x, node_y = ttl.node(dims=2)
+        node = node_y * grid_x + node_x
+        for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+            with y_dfb.wait() as y_blk:
+                ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+
+    del write
