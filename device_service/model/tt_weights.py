@@ -85,7 +85,7 @@ def pad_head(x: Tensor, head_dim: int) -> Tensor:
     room = (padded_head(head_dim) - head_dim) // 2
     if not room:
         return x
-    halves: Tensor = x.unflatten(-1, (-1, 2, head_dim // 2))
+    halves = x.reshape(*x.shape[:-1], -1, 2, head_dim // 2)
     return F.pad(halves, (0, room)).flatten(-3)
 
 
