@@ -22,7 +22,8 @@ LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip test-real-model test-soak check format proto bench-decode \
+.PHONY: help demo serve chat test test-kernels test-chip test-real-model test-soak check format proto \
+        bench-decode bench-precision model-demo model-gemma3-270m clean
         model-demo model-gemma3-270m clean
 
 help: ## This list
@@ -71,6 +72,9 @@ proto: $(VENV)/.dev ## Makes the Python stubs anew from the contracts
 
 bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a full-size random E2B (9 GB of disk)
 	@$(BIN)/python -m tests.benchmarks.bench_decode
+
+bench-precision: $(VENV)/.dev model-gemma3-270m ## What bf16, bfp8 and bfp4 weights cost on a real model and a real text
+	@$(BIN)/python -m tests.benchmarks.precision
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py

@@ -155,6 +155,7 @@ class Core:
         if sequence is None:
             raise invalid("sequence", f"sequence {key.number} is not open on this stream")
         if isinstance(command, CloseCommand):
+            self._answer_inspects(sequence)
             self._forget(sequence)
             self._log.closed(key)
             self._end_if_empty(stream)
@@ -197,14 +198,18 @@ class Core:
     def _begin_commands(self) -> None:
         """Starts the next command of every sequence that has none running."""
         for slot, sequence in tuple(self._holders.items()):
-            while sequence.pop_inspect():
-                self._publish_full_rows(sequence)
+            self._answer_inspects(sequence)
             position = sequence.next_position()
             if position is not None:
                 # Below the ring's reach the KV is made again, from the ids that the sequence keeps.
                 start = position if self._slots.can_start(slot, position) else 0
                 sequence.begin(start, self._next_ordinal())
             self._forget_if_ended(sequence)
+
+    def _answer_inspects(self, sequence: Sequence) -> None:
+        """Answers each `inspect` whose turn has come."""
+        while sequence.is_admitted and sequence.pop_inspect():
+            self._publish_full_rows(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
         del self._sequences[sequence.key]

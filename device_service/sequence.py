@@ -96,6 +96,11 @@ class Sequence:
         self._projected_length = len(self.ids)
 
     @property
+    def is_admitted(self) -> bool:
+        """Whether it holds a slot."""
+        return self.slot is not None
+
+    @property
     def is_idle(self) -> bool:
         """Whether every command is answered."""
         return self.slot is not None and self.work is None and not self._unanswered

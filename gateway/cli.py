@@ -114,18 +114,20 @@ class _Parser(argparse.ArgumentParser):
 def _parser(server: str) -> argparse.ArgumentParser:
     parser = _Parser(prog="tessera", description="Text from a Tessera gateway.")
     common = _Parser(add_help=False)
-    common.add_argument(
-        "--server",
-        default=server,
-        type=address,
-        metavar="HOST:PORT",
-        help="the gateway (default: TESSERA_SERVER, else 127.0.0.1:50050)",
-    )
+    # Before the command or after it; a subparser's default would undo what came before.
+    for place, default in ((parser, server), (common, argparse.SUPPRESS)):
+        place.add_argument(
+            "--server",
+            default=default,
+            type=address,
+            metavar="HOST:PORT",
+            help="the gateway (default: TESSERA_SERVER, else 127.0.0.1:50050)",
+        )
     json_flag = _Parser(add_help=False)
     json_flag.add_argument("--json", action="store_true", help="write JSON, one object a line")
     prompt = _Parser(add_help=False)
     prompt.add_argument(
-        "prompt", nargs="?", help="the text; - or nothing reads it from standard input"
+        "prompt", nargs="*", help="the text, in quotes; - or nothing reads it from standard input"
     )
     sampling = _sampling_parser()
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -219,14 +221,15 @@ def _system(arguments: argparse.Namespace) -> Sequence[Message]:
     return () if arguments.system is None else (Message("system", arguments.system),)
 
 
-def _text(prompt: str | None) -> str:
+def _text(words: Sequence[str]) -> str:
     """The prompt, from the command line or from standard input."""
-    if prompt not in (None, "-"):
-        return prompt
-    if prompt is None and sys.stdin.isatty():
-        show_error("a prompt is missing (see tessera generate --help)")
+    if len(words) > 1:
+        show_error(f"the prompt must be one argument: put it in quotes, '{' '.join(words)}'")
         sys.exit(USAGE_ERROR)
-    return sys.stdin.read()
+    if not words and sys.stdin.isatty():
+        show_error("a prompt is missing, e.g. tessera generate 'The capital of France is'")
+        sys.exit(USAGE_ERROR)
+    return words[0] if words and words[0] != "-" else sys.stdin.read()
 
 
 if __name__ == "__main__":

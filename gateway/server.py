@@ -95,7 +95,8 @@ async def serve(settings: Settings, tokenizer: Tokenizer, stop: Stop) -> None:
     with _serving_metrics(metrics, settings.metrics_listen):
         _listen(server, settings.listen)
         await server.start()
-        log.info("serving gRPC at %s, metrics at %s", settings.listen, settings.metrics_listen)
+        metrics_at = settings.metrics_listen or "no port"
+        log.info("serving gRPC at %s, metrics at %s", settings.listen, metrics_at)
         devices = asyncio.create_task(pool.run())
         health_follower = asyncio.create_task(_follow_health(pool, own_health, metrics))
         stop_wished = asyncio.create_task(stop.wished())
@@ -153,7 +154,10 @@ def _listen(server: grpc.aio.Server, address: str) -> None:
 
 
 @contextmanager
-def _serving_metrics(metrics: Metrics, address: str) -> Generator[None]:
+def _serving_metrics(metrics: Metrics, address: str | None) -> Generator[None]:
+    if address is None:
+        yield
+        return
     host, _, port = address.rpartition(":")
     with ExitStack() as stack:
         try:

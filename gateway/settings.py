@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
@@ -29,6 +29,10 @@ def address(value: str) -> str:
     if match is None or int(match[2]) > 65535:
         raise ValueError("must be HOST:PORT, with a port up to 65535")
     return value
+
+
+def _address_or_off(value: object) -> object:
+    return None if value == "off" else value
 
 
 def _tokenizer_directory(value: Path) -> Path:
@@ -55,8 +59,9 @@ class Settings(BaseSettings):
         "generation_config.json; the weights need not be there"
     )
     listen: Address = Field("127.0.0.1:50050", description="HOST:PORT to serve gRPC at")
-    metrics_listen: Address = Field(
-        "127.0.0.1:9100", description="HOST:PORT to serve Prometheus metrics at, under /metrics"
+    metrics_listen: Annotated[Address | None, BeforeValidator(_address_or_off)] = Field(
+        "127.0.0.1:9100",
+        description="HOST:PORT to serve Prometheus metrics at, under /metrics; or off",
     )
     max_concurrent: int = Field(
         1024, ge=1, le=100_000, description="requests at a time; further ones are refused"

@@ -50,7 +50,7 @@ class ReferenceModel:
     ) -> None:
         self.config = config
         self.dtype = dtype
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Logits of every position: [T, V] in the model's dtype."""
@@ -81,7 +81,7 @@ class ReferenceModel:
 
     def _embed(self, ids: Tensor) -> Tensor:
         """`e = E[id] · dtype(√D)`."""
-        rows = self._checkpoint.tensor("embed_tokens.weight")[ids].to(self.dtype)
+        rows = self.checkpoint.tensor("embed_tokens.weight")[ids].to(self.dtype)
         return rows * torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
 
     def _per_layer_inputs(self, ids: Tensor, e: Tensor) -> Tensor | None:
@@ -90,7 +90,7 @@ class ReferenceModel:
         if not size:
             return None
         shape = (len(ids), len(self.config.layers), size)
-        rows = self._checkpoint.tensor("embed_tokens_per_layer.weight")[ids].to(self.dtype)
+        rows = self.checkpoint.tensor("embed_tokens_per_layer.weight")[ids].to(self.dtype)
         tok = (rows * torch.tensor(size**0.5, dtype=self.dtype)).view(shape)
         ctx = self._linear(e, "per_layer_model_projection") * self.config.hidden_size**-0.5
         ctx = self._norm(ctx.view(shape), "per_layer_projection_norm")
@@ -115,7 +115,7 @@ class ReferenceModel:
             p = self._per_layer_block(layer, h, per_layer_inputs[:, layer.index])
             h = h + self._norm(p, f"{prefix}.post_per_layer_input_norm")
         if self.config.has_layer_scalar:
-            h = h * self._checkpoint.tensor(f"{prefix}.layer_scalar").to(self.dtype)
+            h = h * self.checkpoint.tensor(f"{prefix}.layer_scalar").to(self.dtype)
         return h
 
     def _keys_values(self, layer: LayerConfig, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,10 +159,10 @@ class ReferenceModel:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._checkpoint.tensor(f"{name}.weight").to(self.dtype))
+        return F.linear(x, self.checkpoint.tensor(f"{name}.weight").to(self.dtype))
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        weight = norm_weight(self._checkpoint, self.config, f"{name}.weight")
+        weight = norm_weight(self.checkpoint, self.config, f"{name}.weight")
         return _rms_norm(x, weight, self.config.rms_norm_eps)
 
     @staticmethod

@@ -166,6 +166,17 @@ def test_full_rows_come_with_every_answer_when_asked_for_and_behind_an_inspect()
     assert np.array_equal(told.rows[2][2], model.expected_logits([2, 4]))
 
 
+def test_an_inspect_is_answered_though_a_close_comes_with_it() -> None:
+    clients = Clients(model := FakeModel())
+    clients.send(open_command(1, [2, 3]))
+    clients.run()
+    clients.send(InspectCommand(1), CloseCommand(1))
+    told = clients.run()
+    ((number, position, row),) = told.rows
+    assert (number, position, told.closed) == (1, 1, [1])
+    assert np.array_equal(row, model.expected_logits([2, 3]))
+
+
 def test_a_close_frees_the_slot_while_the_prompt_runs() -> None:
     clients = Clients(FakeModel(max_rows=4))
     clients.send(open_command(1, [2] * 100))

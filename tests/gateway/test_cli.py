@@ -77,6 +77,15 @@ async def test_models_and_tokenize(gateway: Running) -> None:
     assert as_json["token_ids"] == [int(i) for i in ids[1:]]
 
 
+async def test_the_server_may_be_named_before_the_command_or_after_it(gateway: Running) -> None:
+    for arguments in (
+        ("--server", gateway.address, "models"),
+        ("models", "--server", gateway.address),
+        ("--server", "127.0.0.1:1", "models", "--server", gateway.address),
+    ):
+        assert "fake-model" in (await tessera("127.0.0.1:1", *arguments)).stdout
+
+
 async def test_a_refusal_is_one_line_and_exit_code_1(gateway: Running) -> None:
     result = await tessera(gateway.address, "generate", "hello", "--top-p", "7")
     assert result.returncode == 1
@@ -99,6 +108,7 @@ async def test_nobody_there_is_one_line_and_exit_code_3(command: tuple[str, ...]
         (),
         ("sing",),
         ("generate", "x", "--loud"),
+        ("generate", "two", "words"),
         ("generate", "x", "--top-k", "many"),
         ("generate", "x", "--seed", "-1"),
         ("generate", "x", "--max-tokens", str(2**32)),

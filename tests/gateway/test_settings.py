@@ -23,6 +23,10 @@ def test_what_is_left_out_has_its_default() -> None:
     assert settings.drain_seconds == 30
 
 
+def test_metrics_may_be_off() -> None:
+    assert load_settings([*REQUIRED, "--metrics-listen", "off"]).metrics_listen is None
+
+
 def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV_PREFIX + "LISTEN", "0.0.0.0:1111")
     monkeypatch.setenv(ENV_PREFIX + "MAX_CONCURRENT", "7")

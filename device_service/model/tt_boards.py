@@ -1,0 +1,53 @@
+"""The boards that a plan can be made for: what each offers, from public data and the field guide.
+
+Knows numbers of hardware; knows no model. A board's DRAM is what its banks hold together, less what
+firmware and dispatch keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One chip of a board, as its programs see it."""
+
+    name: str
+    grid: tuple[int, int]
+    """Columns and rows of cores that kernels may use."""
+    dram_bytes: int
+    """Of all banks."""
+    dram_bytes_per_second: float
+    bandwidth_share: float
+    """Of `dram_bytes_per_second` that streaming reads are known to reach."""
+    reserved_bytes: int = GIB
+    """Kept of the DRAM for programs, traces and what ttnn's own operations need."""
+
+    @property
+    def cores(self) -> int:
+        """Cores that kernels may use."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def usable_bytes(self) -> int:
+        """DRAM that a plan may fill."""
+        return self.dram_bytes - self.reserved_bytes
+
+
+BOARDS: Mapping[str, Board] = MappingProxyType(
+    {
+        board.name: board
+        for board in (
+            Board("p150", (11, 10), 8 * 4_280_000_000, 512e9, 0.90),
+            Board("p100", (11, 10), 7 * 4_280_000_000, 448e9, 0.90),
+            Board("n150", (8, 8), 12 * GIB, 288e9, 0.92),
+            Board("n300", (8, 8), 12 * GIB, 288e9, 0.92),
+        )
+    }
+)
+"""By name. n300 is one of its two chips. A Blackhole's banks are as ttnn's allocator tells them."""

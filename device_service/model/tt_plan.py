@@ -1,0 +1,236 @@
+"""What lies where on a board: a plan of a model's DRAM, made and checked before any allocation.
+
+Pure arithmetic over a `ModelConfig` and a `Board`. Every matrix is stored once, [K, N] in 32 × 32
+tiles, in the number format of its group; tables that are only looked up (embeddings of tokens and
+per-layer embeddings) stay mapped on the host. Sizes use the key of `README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from types import MappingProxyType
+from typing import Literal
+
+from device_service.model.architecture import LayerConfig, ModelConfig
+from device_service.model.tt_boards import GIB, Board
+
+WeightFormat = Literal["bf16", "bfp8", "bfp4"]
+Precision = Literal["bf16", "bfp8", "mixed"]
+Group = Literal["attention", "mlp", "per_layer", "lm_head"]
+
+TILE = 32
+TILE_BYTES: Mapping[WeightFormat, int] = MappingProxyType({"bf16": 2048, "bfp8": 1088, "bfp4": 576})
+"""1,024 values and, in a block float, one exponent byte for each 16."""
+
+FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
+    {
+        "bf16": dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), "bf16"),
+        "bfp8": dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), "bfp8"),
+        "mixed": {"attention": "bfp4", "mlp": "bfp4", "per_layer": "bfp8", "lm_head": "bfp8"},
+    }
+)
+"""The format of each group of weights under each precision."""
+
+
+class PlanError(ValueError):
+    """The model does not fit the board; the message has the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One weight matrix [k, n] as the kernels read it."""
+
+    name: str
+    group: Group
+    k: int
+    n: int
+
+    def num_bytes(self, fmt: WeightFormat) -> int:
+        """In DRAM, whole tiles."""
+        return ceil(self.k / TILE) * ceil(self.n / TILE) * TILE_BYTES[fmt]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model lies in a board's DRAM. All sizes in bytes."""
+
+    board: Board
+    precision: Precision
+    slots: int
+    context_length: int
+    weight_bytes: Mapping[Group, int]
+    """Read whole once a step."""
+    norm_bytes: int
+    ring_bytes: int
+    """Keys and values of sliding layers, all slots."""
+    full_kv_bytes: int
+    """Keys and values of full layers, all slots."""
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """What the model takes of the DRAM."""
+        return (
+            sum(self.weight_bytes.values())
+            + self.norm_bytes
+            + self.ring_bytes
+            + self.full_kv_bytes
+            + self.activation_bytes
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The plan for people, one line an entry."""
+        rows = [(f"weights: {group}", size) for group, size in self.weight_bytes.items() if size]
+        rows += [
+            ("norms", self.norm_bytes),
+            (f"KV rings, {self.slots} slots", self.ring_bytes),
+            (f"KV of full layers, {self.slots} × {self.context_length}", self.full_kv_bytes),
+            ("activations", self.activation_bytes),
+            ("in all", self.total_bytes),
+            (f"{self.board.name} has", self.board.usable_bytes),
+        ]
+        for name, size in rows:
+            yield f"{name:<40}{size / GIB:9.3f} GiB"
+
+
+def matrices(config: ModelConfig) -> Iterator[Matrix]:
+    """Every matrix that a step multiplies by, as stored: q, k and v in one, gate and up in one."""
+    d = config.hidden_size
+    for layer in config.layers:
+        name = f"layers.{layer.index}"
+        q, kv = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+        own = 0 if not layer.owns_kv else kv if layer.k_eq_v else 2 * kv
+        yield Matrix(f"{name}.qkv", "attention", d, q + own)
+        yield Matrix(f"{name}.o", "attention", q, d)
+        yield Matrix(f"{name}.gate_up", "mlp", d, 2 * layer.intermediate_size)
+        yield Matrix(f"{name}.down", "mlp", layer.intermediate_size, d)
+        if p := config.per_layer_input_size:
+            yield Matrix(f"{name}.per_layer_gate", "per_layer", d, p)
+            yield Matrix(f"{name}.per_layer_projection", "per_layer", p, d)
+    if p := config.per_layer_input_size:
+        yield Matrix("per_layer_model_projection", "per_layer", d, p * len(config.layers))
+    yield Matrix("lm_head", "lm_head", d, config.vocab_size)
+
+
+def make_plan(
+    config: ModelConfig,
+    board: Board,
+    *,
+    precision: Precision,
+    slots: int,
+    context_length: int,
+    max_rows: int = TILE,
+) -> Plan:
+    """Lays a model out.
+
+    Args:
+        config: the model.
+        board: where it is to run.
+        precision: of the weights; activations and KV are bfloat16.
+        slots: sequences with a KV cache of their own.
+        context_length: positions a slot's full layers hold.
+        max_rows: rows a step may have, at most one tile.
+
+    Raises:
+        PlanError: it does not fit, or an argument is out of its limits; the message says by how
+            much, and what would fit.
+    """
+    if not 1 <= max_rows <= TILE:
+        raise PlanError(f"max_rows is {max_rows}, and a step has at most {TILE} rows")
+    if slots < 1:
+        raise PlanError(f"slots is {slots}, not at least 1")
+    if not 1 <= context_length <= config.max_position_embeddings:
+        raise PlanError(
+            f"context_length is {context_length}, not 1 to {config.max_position_embeddings}"
+        )
+    plan = _lay_out(config, board, precision, slots, context_length, max_rows)
+    if plan.total_bytes > board.usable_bytes:
+        raise PlanError(_too_big(config, plan, max_rows))
+    return plan
+
+
+def most_slots(
+    config: ModelConfig, board: Board, *, precision: Precision, context_length: int
+) -> int:
+    """Slots of so many positions that fit beside the weights; 0 where not one does."""
+    one = _lay_out(config, board, precision, 1, context_length, TILE)
+    slot_bytes = one.ring_bytes + one.full_kv_bytes
+    room = board.usable_bytes - (one.total_bytes - slot_bytes)
+    return max(0, room // slot_bytes)
+
+
+def _lay_out(
+    config: ModelConfig,
+    board: Board,
+    precision: Precision,
+    slots: int,
+    context_length: int,
+    max_rows: int,
+) -> Plan:
+    formats = FORMATS[precision]
+    weights: dict[Group, int] = dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), 0)
+    for matrix in matrices(config):
+        weights[matrix.group] += matrix.num_bytes(formats[matrix.group])
+    owners = [layer for layer in config.layers if layer.owns_kv]
+    rings = sum(
+        _kv_bytes(layer, _tiled(layer.window - 1 + max_rows))
+        for layer in owners
+        if layer.window is not None
+    )
+    full = sum(_kv_bytes(layer, _tiled(context_length)) for layer in owners if layer.window is None)
+    return Plan(
+        board=board,
+        precision=precision,
+        slots=slots,
+        context_length=context_length,
+        weight_bytes=weights,
+        norm_bytes=_norm_bytes(config),
+        ring_bytes=slots * rings,
+        full_kv_bytes=slots * full,
+        activation_bytes=_activation_bytes(config),
+    )
+
+
+def _tiled(size: int) -> int:
+    return ceil(size / TILE) * TILE
+
+
+def _kv_bytes(layer: LayerConfig, positions: int) -> int:
+    """Keys and values of one slot, bfloat16."""
+    return 2 * layer.num_kv_heads * layer.head_dim * positions * 2
+
+
+def _norm_bytes(config: ModelConfig) -> int:
+    """Each norm's weight as one tile row, bfloat16."""
+    widths = config.hidden_size  # the final norm
+    for layer in config.layers:
+        widths += 4 * config.hidden_size + layer.head_dim * (2 if layer.owns_kv else 1)
+        widths += config.hidden_size if config.per_layer_input_size else 0
+    return widths * TILE * 2
+
+
+def _activation_bytes(config: ModelConfig) -> int:
+    """One tile row for each tensor that a step passes from kernel to kernel, bfloat16."""
+    widest = max(2 * layer.intermediate_size for layer in config.layers)
+    heads = max((x.num_heads + 2 * x.num_kv_heads) * x.head_dim for x in config.layers)
+    per_layer = config.per_layer_input_size * len(config.layers)
+    return (4 * config.hidden_size + widest + 3 * heads + 2 * per_layer) * TILE * 2
+
+
+def _too_big(config: ModelConfig, plan: Plan, max_rows: int) -> str:
+    board, over = plan.board, plan.total_bytes - plan.board.usable_bytes
+    message = (
+        f"{plan.precision} weights, {plan.slots} slots and {plan.context_length} positions take "
+        f"{plan.total_bytes / GIB:.2f} GiB, {over / GIB:.2f} more than a {board.name} has "
+        f"({board.usable_bytes / GIB:.2f})"
+    )
+    slots = most_slots(config, board, precision=plan.precision, context_length=plan.context_length)
+    if slots:
+        return f"{message}: {slots} slots fit"
+    for precision in ("bfp8", "mixed"):
+        smaller = _lay_out(config, board, precision, 1, plan.context_length, max_rows)
+        if smaller.total_bytes <= board.usable_bytes and precision != plan.precision:
+            return f"{message}: {precision} weights fit"
+    return f"{message}: no precision fits"
