@@ -69,17 +69,31 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
 
     tune_host()  # before torch is imported: its thread library reads the environment once
     from device_service.model.config import load_config
-    from device_service.model.torch_backend import TorchModel
 
     longest = load_config(settings.model).max_position_embeddings
-    return TorchModel.load(
+    context_length = settings.context_length or min(longest, DEFAULT_CONTEXT_LENGTH)
+    if settings.backend == "torch":
+        from device_service.model.torch_backend import TorchModel
+
+        return TorchModel.load(
+            settings.model,
+            dtype="bfloat16" if settings.precision == "auto" else settings.precision,
+            device=settings.accelerator,
+            num_slots=settings.slots,
+            context_length=context_length,
+            max_rows=settings.max_rows,
+            num_threads=settings.threads,
+            report=report,
+        )
+    from device_service.model.tt_backend import TtModel
+
+    return TtModel.load(
         settings.model,
-        dtype="bfloat16" if settings.precision == "auto" else settings.precision,
-        device=settings.accelerator,
+        backend=settings.backend,
+        board=settings.board,
         num_slots=settings.slots,
-        context_length=settings.context_length or min(longest, DEFAULT_CONTEXT_LENGTH),
+        context_length=context_length,
         max_rows=settings.max_rows,
-        num_threads=settings.threads,
         report=report,
     )
 

@@ -45,12 +45,6 @@ def _model_directory(value: Path) -> Path:
     return value
 
 
-def _built_backend(value: str) -> str:
-    if value != "torch":
-        raise ValueError("must be torch: sim and tt are not built yet")
-    return value
-
-
 def _accelerator(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise ValueError("must be cpu, cuda or cuda:N")
@@ -74,8 +68,13 @@ class Settings(BaseSettings):
     model: Annotated[Path, AfterValidator(_model_directory)] = Field(
         description="checkpoint directory: config.json and safetensors files"
     )
-    backend: Annotated[Literal["torch", "sim", "tt"], AfterValidator(_built_backend)] = Field(
-        "torch", description="what runs the model: torch (sim and tt are not built yet)"
+    backend: Literal["torch", "sim", "tt"] = Field(
+        "torch",
+        description="what runs the model: torch; tt, TT-Lang kernels on a card or a simulated "
+        "chip; or sim, the same kernels in the functional simulator",
+    )
+    board: Literal["p150", "p100", "n150", "n300"] = Field(
+        "p150", description="the board that sim and tt plan for (n300: one of its two chips)"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

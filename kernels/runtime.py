@@ -14,6 +14,7 @@ and so one source serves both. Knows nothing of any kernel.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,6 +153,13 @@ def open_device(device_id: int = 0) -> Any:
 def close_device(device: Any) -> None:
     """Gives the accelerator back."""
     _current().ttnn.close_device(device)
+
+
+def accelerator(board: str) -> str:
+    """What runs the kernels, in words. A simulated chip tells itself by its variable."""
+    if kind() == "sim":
+        return f"functional simulator of a {board}"
+    return f"simulated {board}" if os.environ.get("TT_METAL_SIMULATOR") else board
 
 
 def synchronize(device: Any) -> None:

@@ -7,12 +7,9 @@ Wires checkpoint, decoder, KV slots and readouts into a `Model`; the formulas ar
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from device_service.model.architecture import ModelConfig
@@ -30,9 +27,10 @@ from device_service.model.interface import (
     StepReadouts,
 )
 from device_service.model.kv_cache import KVCache
+from device_service.model.readout_columns import columns, no_readouts, temperatures
 from device_service.model.step_logits import StepLogits
 from device_service.model.torch_decoder import TorchDecoder
-from device_service.readout import RowReadouts, read_out
+from device_service.readout import read_out
 
 Tensor = torch.Tensor
 Dtype = Literal["float32", "bfloat16"]
@@ -155,16 +153,16 @@ class TorchModel:
             self._checks.record(span)
         hidden = self._decoder.run(batch, self._caches)
         if hidden is None:
-            return _no_readouts()
+            return no_readouts()
         readers = [span for span in batch.spans if span.num_readouts]
         readouts = read_out(
             self._decoder.raw_logits(hidden),
             self._softcap,
             max(span.options.top_candidates for span in readers),
-            _temperatures(readers, self._device),
+            temperatures(readers, self._device),
         )
         self._logits.keep(readouts.logits, [(x.slot, x.num_readouts) for x in readers])
-        return _columns(readers, readouts)
+        return columns(readers, readouts)
 
     def full_rows(self, slot: int) -> F32:
         """The logits [n, V] behind the slot's last n readouts; see `interface.Model.full_rows`."""
@@ -184,37 +182,6 @@ class TorchModel:
 
     def _new_caches(self) -> dict[int, KVCache]:
         return self._decoder.new_caches(self._info.ring_size, self._info.context_length)
-
-
-def _temperatures(readers: Sequence[Span], device: torch.device) -> Tensor:
-    """float32 [R]."""
-    values = [span.options.temperature for span in readers for _ in range(span.num_readouts)]
-    return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def _columns(readers: Sequence[Span], readouts: RowReadouts) -> StepReadouts:
-    numbers = [span.num_readouts for span in readers]
-    ends = [span.start + len(span.token_ids) for span in readers]
-    positions = [np.arange(end - number, end) for end, number in zip(ends, numbers, strict=True)]
-    counts: npt.NDArray[np.int64] = np.repeat(
-        [span.options.top_candidates for span in readers], numbers
-    )
-    ids: npt.NDArray[np.int64] = readouts.candidate_ids.cpu().numpy()
-    wanted = np.arange(readouts.candidate_ids.shape[1]) < counts[:, None]
-    return StepReadouts(
-        slots=np.repeat([span.slot for span in readers], numbers).astype(np.uint32),
-        positions=np.concatenate(positions).astype(np.uint32),
-        candidate_counts=counts.astype(np.uint32),
-        candidate_ids=ids[wanted].astype(np.uint32),
-        candidate_logits=readouts.candidate_logits.cpu().numpy()[wanted],
-        logsumexps=readouts.logsumexps.cpu().numpy(),
-        scaled_logsumexps=readouts.scaled_logsumexps.cpu().numpy(),
-    )
-
-
-def _no_readouts() -> StepReadouts:
-    none_u32, none_f32 = np.empty(0, np.uint32), np.empty(0, np.float32)
-    return StepReadouts(none_u32, none_u32, none_u32, none_u32, none_f32, none_f32, none_f32)
 
 
 def _accelerator(device: torch.device) -> str:
