@@ -16,6 +16,7 @@ PIP_ARGS ?=
 
 VENV := .venv
 VENV_TT := .venv-tt
+CROSS_COMPILER := gcc-riscv64-unknown-elf binutils-riscv64-unknown-elf picolibc-riscv64-unknown-elf
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(PIP_ARGS)
 LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$(or $(BACKEND),torch)"
@@ -50,8 +51,12 @@ test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 min
 test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: functional simulator and compiler
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
-test-chip: $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
-	@TESSERA_SIMULATOR=$(SIMULATOR) $(BIN)/python -m pytest -m chip tests/chip
+test-chip: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
+	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
+	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
+
+chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
+	@$(BIN)/python -m tests.chip.report
 
 test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
 	@$(BIN)/python -m pytest -m real_model tests/real_model
@@ -104,7 +109,16 @@ $(VENV)/.dev: $(VENV)/.serve
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.gguf
 
-# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only (6 GB, two minutes).
+# Asked before minutes are spent on environments.
+.chip-tools:
+	@[ "$(SIMULATOR)" = wolfpine ] || [ -f "$(SIMULATOR)" ] || { \
+	    echo "error: no simulator at $(SIMULATOR): build https://github.com/tenstorrent/ttsim (./make.py :build) and" \
+	        "say make test-chip SIMULATOR=PATH/libttsim_bh.so" >&2; exit 1; }
+	@command -v riscv64-unknown-elf-g++ >/dev/null && [ -d /usr/lib/picolibc/riscv64-unknown-elf ] || { \
+	    echo "error: no cross compiler: apt-get install $(CROSS_COMPILER) (Debian 12)" >&2; exit 1; }
+
+# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. They want torch, which PyPI has with CUDA
+# only: 5 of the 6 GB. An index with CPU builds avoids that: PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'.
 $(VENV_TT)/.tt:
 	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { \
 	    echo "error: no Python 3.12 at $(PYTHON312): install it (pyenv install 3.12) and say make PYTHON312=PATH …" >&2; exit 1; }

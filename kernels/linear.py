@@ -2,20 +2,33 @@
 
 x [32, K] bf16, w [K, N] bf16 or bfp8, y [32, N] bf16; K and N multiples of 32, all tiled, in DRAM.
 
-linear_hp   The whole K in dataflow buffers; one product a tile column, summed in float32 in Dst
-            and rounded once. Node i of C owns tile columns [i N / C, (i + 1) N / C): any N spreads
-            evenly. L1: K/32 tiles of x, two columns of w, with bfp8 a third one of w in bf16, two
-            tiles of y; the config refuses a K that does not fit. DRAM: x once, w once, y once.
-linear      K streamed in blocks of `k_block` tiles and summed in `accumulate`, for a larger K.
-            Node i owns `n_block` tile columns in each of `passes` passes, so N/32 is a multiple of
-            nodes · n_block. L1: two blocks of x, two of w, the sums, two of y.
-            DRAM: x once a pass, w once, y once.
+linear_hp   (x, w, y). The whole K in dataflow buffers; one product a tile column, summed in float32
+            in Dst and rounded once. Node i of C owns tile columns [i N / C, (i + 1) N / C): any N
+            spreads evenly. L1: K/32 tiles of x, two columns of w, with bfp8 a third one of w in
+            bf16, two tiles of y.
+linear      (x, w, parts, y), with parts [32 k_split, N] bf16, scratch in DRAM. K is streamed in
+            blocks of `k_block` tiles and shared by the `k_split` nodes of a group: for a K that L1
+            does not hold, and for an N of too few columns for 64 nodes. A group owns at most one
+            block of `n_block` tile columns. L1: two blocks of x, two of w, with bfp8 a third one
+            of w in bf16, ten blocks of results and a tile.
 
-Cores: node (0, 0) reads x and multicasts it to all; every node streams its own columns of w and
-writes its own columns of y. bfp8 cannot meet bf16 in one expression, so a stage of its own casts w.
-The compiler allows no other store in a loop with `+=`; hence the bfp8 form of `linear` stores each
-partial product and adds it in a third stage.
-Limits: no split of K over nodes yet, so N = 1536 and less keep fewer than 64 cores at work.
+Cores: the grid's rows are cut into `k_split` bands (one in `linear_hp`). Band r has the r-th share
+of K: its first node reads that share of x and multicasts it to the band. A group is the nodes at
+one place of every band. Every node streams its own block of w. Shares 1, 2, … write their sums to
+`parts`; node (0, 0) then multicasts a tile to all, and since that waits for every receiver, all
+parts are in DRAM when it returns: share 0 adds them to its own sum and writes y.
+DRAM: x once, w once, y once; parts (k_split - 1) / k_split of it written and read once.
+
+Sums: a matmul can only be stored in bf16, and a float32 buffer beside bf16 ones is a race: TT-Lang
+configures the packer anew in every stage, at once, while the stage before may still be packing.
+So a sum is carried as two bf16 blocks, its leading bits and the rest, 16 bits together. With
+float32 in Dst, each expression of a stage rounds once: lead' = lead + rest + part and
+rest' = (lead - lead') + rest + part. bfp8 cannot meet bf16 in one expression, hence a stage that
+casts w.
+Why not pipes from share to share: every pipe of a net is some 500 bytes of code in every node, and
+100 do not fit; a second send to one node can be lost; several senders to one node race.
+Error seen on the chip's simulator: 1.0 bf16 roundings (`linear_hp`), 1.7 (`linear`: the products'
+roundings and the result's). A node's k_block should be large: every block costs three more stages.
 """
 
 from __future__ import annotations
@@ -23,15 +36,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.linear_compute import (
+    Shares,
+    add_blocks,
+    add_blocks_cast,
+    multiply_whole,
+    multiply_whole_cast,
+)
+from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, ttl, ttnn
 
-Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
+Kernel = Callable[..., None]
 
 
 def _tiles(size: int, name: str) -> int:
     if size <= 0 or size % TILE:
         raise ValueError(f"{name} = {size} is no multiple of {TILE}")
     return size // TILE
+
+
+def _must_fit(l1_bytes: int, what: str, cure: str) -> None:
+    if l1_bytes > L1_BYTES:
+        raise ValueError(f"{what} takes {l1_bytes} bytes of L1, a core has {L1_BYTES}: {cure}")
+
+
+def _known(weights: Format) -> None:
+    if weights not in ("bf16", "bfp8"):
+        raise ValueError(f"weights = {weights!r}: only bf16 and bfp8")
+
+
+def _weight_bytes(weights: Format) -> int:
+    """L1 for a tile of w: two in DRAM's format, and one in bf16 where that is another."""
+    return 2 * TILE_BYTES[weights] + (TILE_BYTES["bf16"] if weights == "bfp8" else 0)
 
 
 @dataclass(frozen=True)
@@ -44,15 +79,15 @@ class LinearHpConfig:
     weights: Format = "bf16"
 
     def __post_init__(self) -> None:
-        _tiles(self.n, "N")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"K = {self.k} takes {self.l1_bytes} bytes of L1: use linear")
+        _tiles(self.n, "n")
+        _known(self.weights)
+        _must_fit(self.l1_bytes, f"k = {self.k}", "use linear")
 
     @property
     def l1_bytes(self) -> int:
         """What the dataflow buffers of one core take."""
-        column = 2 * TILE_BYTES[self.weights] + (2048 if self.weights == "bfp8" else 0)
-        return _tiles(self.k, "K") * (2048 + column) + 2 * 2048
+        tile = TILE_BYTES["bf16"]
+        return _tiles(self.k, "k") * (tile + _weight_bytes(self.weights)) + 2 * tile
 
 
 @dataclass(frozen=True)
@@ -63,271 +98,199 @@ class LinearConfig:
     n: int
     grid: Grid
     k_block: int
-    n_block: int = 1
+    n_block: int
+    k_split: int
     weights: Format = "bf16"
-    accumulate: Format = "f32"
 
     def __post_init__(self) -> None:
-        if _tiles(self.k, "K") % self.k_block:
-            raise ValueError(f"K = {self.k} is no multiple of {self.k_block} tiles")
-        if self.k == self.k_block * TILE:
-            raise ValueError(f"K = {self.k} is one block: use linear_hp")
-        if _tiles(self.n, "N") % (self.nodes * self.n_block):
-            raise ValueError(f"N = {self.n} is no multiple of {self.nodes} × {self.n_block} tiles")
+        if self.k_block < 1 or self.n_block < 1:
+            raise ValueError(f"k_block = {self.k_block}, n_block = {self.n_block}: at least 1 each")
+        if self.k_split < 2:
+            raise ValueError(f"k_split = {self.k_split}: at least 2, for 1 there is linear_hp")
+        if self.grid[1] % self.k_split:
+            raise ValueError(f"k_split = {self.k_split} does not divide {self.grid[1]} rows")
+        if _tiles(self.k, "k") % (self.k_block * self.k_split):
+            raise ValueError(
+                f"k = {self.k} is no multiple of {self.k_split} shares of {self.k_block} tiles"
+            )
+        if _tiles(self.n, "n") % self.n_block:
+            raise ValueError(f"n = {self.n} is no multiple of {self.n_block} tiles")
+        if self.n_blocks > self.groups:
+            raise ValueError(
+                f"n = {self.n} has {self.n_blocks} blocks of {self.n_block} tiles for "
+                f"{self.groups} groups of nodes: raise n_block"
+            )
+        _known(self.weights)
+        _must_fit(self.l1_bytes, f"k_block = {self.k_block}", "lower it")
 
     @property
-    def nodes(self) -> int:
-        """Cores at work."""
-        return self.grid[0] * self.grid[1]
+    def groups(self) -> int:
+        """Nodes of a band, and so groups of nodes that share K."""
+        return self.grid[0] * self.grid[1] // self.k_split
 
     @property
-    def passes(self) -> int:
-        """How often x is streamed."""
-        return self.n // TILE // (self.nodes * self.n_block)
+    def n_blocks(self) -> int:
+        """Blocks of columns, at most one for each group."""
+        return self.n // TILE // self.n_block
+
+    @property
+    def k_blocks(self) -> int:
+        """Blocks of K that each node of a group streams."""
+        return self.k // TILE // self.k_block // self.k_split
+
+    @property
+    def l1_bytes(self) -> int:
+        """What the dataflow buffers of one core take."""
+        tile = TILE_BYTES["bf16"]
+        per_k = 2 * tile + self.n_block * _weight_bytes(self.weights)
+        return self.k_block * per_k + (10 * self.n_block + 1) * tile
 
 
 def linear_hp(config: LinearHpConfig) -> Kernel:
     """The whole K at once, float32 sums."""
-    return _linear_hp_bfp8(config) if config.weights == "bfp8" else _linear_hp_bf16(config)
-
-
-def _linear_hp_bf16(config: LinearHpConfig) -> Kernel:
     k_tiles, n_tiles = config.k // TILE, config.n // TILE
-    grid_x, grid_y = config.grid
-    nodes = grid_x * grid_y
+    shares = Shares(config.grid, 1, k_tiles, 1, 1, n_tiles)
 
     @ttl.operation(grid=config.grid)
     def operation(x: ttnn.Tensor, w: ttnn.Tensor, y: ttnn.Tensor) -> None:
-        to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_tiles), block_count=1)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_tiles, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            with x_dfb.reserve() as x_blk:
-
-                def send(pipe: ttl.Pipe) -> None:
-                    ttl.copy(x[0:1, 0:k_tiles], x_blk).wait()
-                    ttl.copy(x_blk, pipe).wait()
-
-                def receive(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, x_blk).wait()
-
-                to_all.if_src(send)
-                to_all.if_dst(receive)
-            for n in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(w[0:k_tiles, n : n + 1], w_blk).wait()
-
-        @ttl.compute()
-        def compute():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            with x_dfb.wait() as x_blk:
-                for _ in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                    with w_dfb.wait() as w_blk, y_dfb.reserve() as y_blk:
-                        y_blk.store(x_blk @ w_blk)
-
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for n in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, n : n + 1]).wait()
-
-    return operation
-
-
-def _linear_hp_bfp8(config: LinearHpConfig) -> Kernel:
-    k_tiles, n_tiles = config.k // TILE, config.n // TILE
-    grid_x, grid_y = config.grid
-    nodes = grid_x * grid_y
-
-    @ttl.operation(grid=config.grid)
-    def operation(x: ttnn.Tensor, w: ttnn.Tensor, y: ttnn.Tensor) -> None:
-        to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
-        x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_tiles), block_count=1)
-        w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_tiles, 1), block_count=2)
-        cast_dfb = ttl.make_dataflow_buffer_like(like("bf16"), shape=(k_tiles, 1), block_count=1)
-        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            with x_dfb.reserve() as x_blk:
-
-                def send(pipe: ttl.Pipe) -> None:
-                    ttl.copy(x[0:1, 0:k_tiles], x_blk).wait()
-                    ttl.copy(x_blk, pipe).wait()
-
-                def receive(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, x_blk).wait()
-
-                to_all.if_src(send)
-                to_all.if_dst(receive)
-            for n in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(w[0:k_tiles, n : n + 1], w_blk).wait()
-
-        @ttl.compute()
-        def compute():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            with x_dfb.wait() as x_blk:
-                for _ in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                    with w_dfb.wait() as w_blk, cast_dfb.reserve() as cast:
-                        cast.store(ttl.math.typecast(w_blk, ttnn.bfloat16))
-                    with cast_dfb.wait() as cast, y_dfb.reserve() as y_blk:
-                        y_blk.store(x_blk @ cast)
-
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for n in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, n : n + 1]).wait()
+        _read(shares, shares.pipes_of_x(), x, w, x_dfb, w_dfb)
+        multiply = multiply_whole if config.weights == "bf16" else multiply_whole_cast
+        multiply(shares, x_dfb, w_dfb, y_dfb)
+        _write(shares, y, y_dfb)
 
     return operation
 
 
 def linear(config: LinearConfig) -> Kernel:
-    """K streamed in blocks."""
-    return _linear_bfp8(config) if config.weights == "bfp8" else _linear_bf16(config)
+    """K streamed in blocks, by the `k_split` nodes of a group."""
+    k_block, n_block = config.k_block, config.n_block
+    shares = Shares(config.grid, config.k_split, k_block, config.k_blocks, n_block, config.n_blocks)
 
-
-def _linear_bf16(config: LinearConfig) -> Kernel:
-    k_block, n_block, passes, nodes = config.k_block, config.n_block, config.passes, config.nodes
-    k_blocks = config.k // TILE // k_block
-    grid_x, grid_y = config.grid
-
-    @ttl.operation(grid=config.grid)
-    def operation(x: ttnn.Tensor, w: ttnn.Tensor, y: ttnn.Tensor) -> None:
-        to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
+    @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
+    def operation(x: ttnn.Tensor, w: ttnn.Tensor, parts: ttnn.Tensor, y: ttnn.Tensor) -> None:
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_block), block_count=2)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_block, n_block), block_count=2)
-        sum_dfb = ttl.make_dataflow_buffer_like(
-            like(config.accumulate), shape=(1, n_block), block_count=2
-        )
-        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, n_block), block_count=2)
-
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for p in range(passes):
-                n = (p * nodes + node) * n_block
-                for kb in range(k_blocks):
-                    k = kb * k_block
-                    with x_dfb.reserve() as x_blk:
-
-                        def send(pipe: ttl.Pipe) -> None:
-                            ttl.copy(x[0:1, k : k + k_block], x_blk).wait()
-                            ttl.copy(x_blk, pipe).wait()
-
-                        def receive(pipe: ttl.Pipe) -> None:
-                            ttl.copy(pipe, x_blk).wait()
-
-                        to_all.if_src(send)
-                        to_all.if_dst(receive)
-                    with w_dfb.reserve() as w_blk:
-                        ttl.copy(w[k : k + k_block, n : n + n_block], w_blk).wait()
-
-        @ttl.compute()
-        def compute():
-            for _ in range(passes):
-                with sum_dfb.reserve() as total:
-                    for _ in range(k_blocks):
-                        with x_dfb.wait() as x_blk, w_dfb.wait() as w_blk:
-                            total += x_blk @ w_blk
-                with sum_dfb.wait() as total, y_dfb.reserve() as y_blk:
-                    y_blk.store(ttl.math.typecast(total, ttnn.bfloat16))
-
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for p in range(passes):
-                n = (p * nodes + node) * n_block
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, n : n + n_block]).wait()
+        mine_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, n_block), block_count=1)
+        other_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, n_block), block_count=2)
+        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, n_block), block_count=1)
+        _read(shares, shares.pipes_of_x(), x, w, x_dfb, w_dfb)
+        add = add_blocks if config.weights == "bf16" else add_blocks_cast
+        add(shares, x_dfb, w_dfb, mine_dfb, other_dfb, y_dfb)
+        _add_up(shares, parts, y, mine_dfb, other_dfb, y_dfb)
 
     return operation
 
 
-def _linear_bfp8(config: LinearConfig) -> Kernel:
-    k_block, n_block, passes, nodes = config.k_block, config.n_block, config.passes, config.nodes
-    k_blocks = config.k // TILE // k_block
-    grid_x, grid_y = config.grid
+# --- Threads that move data; TT-Lang compiles a thread from its source, wherever it is defined ----
 
-    @ttl.operation(grid=config.grid)
-    def operation(x: ttnn.Tensor, w: ttnn.Tensor, y: ttnn.Tensor) -> None:
-        to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
-        x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_block), block_count=2)
-        w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_block, n_block), block_count=2)
-        cast_dfb = ttl.make_dataflow_buffer_like(
-            like("bf16"), shape=(k_block, n_block), block_count=1
-        )
-        part_dfb = ttl.make_dataflow_buffer_like(
-            like(config.accumulate), shape=(1, n_block), block_count=1
-        )
-        sum_dfb = ttl.make_dataflow_buffer_like(
-            like(config.accumulate), shape=(1, n_block), block_count=2
-        )
-        y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, n_block), block_count=2)
 
-        @ttl.datamovement()
-        def read():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for p in range(passes):
-                n = (p * nodes + node) * n_block
-                for kb in range(k_blocks):
-                    k = kb * k_block
-                    with x_dfb.reserve() as x_blk:
+def _read(
+    shares: Shares,
+    x_net: ttl.PipeNet,
+    x: ttnn.Tensor,
+    w: ttnn.Tensor,
+    x_dfb: ttl.DataflowBuffer,
+    w_dfb: ttl.DataflowBuffer,
+) -> None:
+    """Each band's share of x to all of it, and every node its blocks of w."""
+    k_block, k_blocks, n_block, n_blocks = (
+        shares.k_block,
+        shares.k_blocks,
+        shares.n_block,
+        shares.n_blocks,
+    )
+    grid_x, band = shares.grid[0], shares.band
+    groups = grid_x * band
 
-                        def send(pipe: ttl.Pipe) -> None:
-                            ttl.copy(x[0:1, k : k + k_block], x_blk).wait()
-                            ttl.copy(x_blk, pipe).wait()
+    @ttl.datamovement()
+    def read():
+        node_x, node_y = ttl.node(dims=2)
+        group = (node_y % band) * grid_x + node_x
+        for kb in range(k_blocks):
+            k = ((node_y // band) * k_blocks + kb) * k_block
+            with x_dfb.reserve() as x_blk:
 
-                        def receive(pipe: ttl.Pipe) -> None:
-                            ttl.copy(pipe, x_blk).wait()
+                def send(pipe: ttl.Pipe) -> None:
+                    ttl.copy(x[0:1, k : k + k_block], x_blk).wait()
+                    ttl.copy(x_blk, pipe).wait()
 
-                        to_all.if_src(send)
-                        to_all.if_dst(receive)
-                    with w_dfb.reserve() as w_blk:
-                        ttl.copy(w[k : k + k_block, n : n + n_block], w_blk).wait()
+                def receive(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, x_blk).wait()
 
-        @ttl.compute()
-        def compute():
-            for _ in range(passes):
-                with w_dfb.wait() as w_blk, cast_dfb.reserve() as cast:
-                    cast.store(ttl.math.typecast(w_blk, ttnn.bfloat16))
-                with x_dfb.wait() as x_blk, cast_dfb.wait() as cast, sum_dfb.reserve() as total:
-                    total.store(x_blk @ cast)
-                for _ in range(k_blocks - 1):
-                    with w_dfb.wait() as w_blk, cast_dfb.reserve() as cast:
-                        cast.store(ttl.math.typecast(w_blk, ttnn.bfloat16))
-                    with x_dfb.wait() as x_blk, cast_dfb.wait() as cast, part_dfb.reserve() as part:
-                        part.store(x_blk @ cast)
-                    with sum_dfb.wait() as before, part_dfb.wait() as part:
-                        with sum_dfb.reserve() as total:
-                            total.store(before + part)
-                with sum_dfb.wait() as total, y_dfb.reserve() as y_blk:
-                    y_blk.store(ttl.math.typecast(total, ttnn.bfloat16))
+                x_net.if_src(send)
+                x_net.if_dst(receive)
+            for nb in range((group * n_blocks) // groups, ((group + 1) * n_blocks) // groups):
+                n = nb * n_block
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(w[k : k + k_block, n : n + n_block], w_blk).wait()
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for p in range(passes):
-                n = (p * nodes + node) * n_block
+    del read
+
+
+def _write(shares: Shares, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
+    """Every node its blocks of y."""
+    n_block, n_blocks = shares.n_block, shares.n_blocks
+    grid_x, groups = shares.grid[0], shares.grid[0] * shares.grid[1]
+
+    @ttl.datamovement()
+    def write():
+        node_x, node_y = ttl.node(dims=2)
+        group = node_y * grid_x + node_x
+        for nb in range((group * n_blocks) // groups, ((group + 1) * n_blocks) // groups):
+            n = nb * n_block
+            with y_dfb.wait() as y_blk:
+                ttl.copy(y_blk, y[0:1, n : n + n_block]).wait()
+
+    del write
+
+
+def _add_up(
+    shares: Shares,
+    parts: ttnn.Tensor,
+    y: ttnn.Tensor,
+    mine_dfb: ttl.DataflowBuffer,
+    other_dfb: ttl.DataflowBuffer,
+    y_dfb: ttl.DataflowBuffer,
+) -> None:
+    """Sums of shares 1, 2, … to DRAM; when all are there, to share 0, which writes y."""
+    n_block, n_blocks, k_split = shares.n_block, shares.n_blocks, shares.k_split
+    grid_x, band, groups = shares.grid[0], shares.band, shares.groups
+    barrier = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, shares.grid[1])))])
+    token_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, 1), block_count=1)
+
+    @ttl.datamovement()
+    def write():
+        node_x, node_y = ttl.node(dims=2)
+        group = (node_y % band) * grid_x + node_x
+        share = node_y // band
+        first = (group * n_blocks) // groups
+        end = ((group + 1) * n_blocks) // groups
+        for nb in range(first, end):
+            n = nb * n_block
+            for _ in range((share + k_split - 1) // k_split):  # once, but in share 0 never
+                with mine_dfb.wait() as mine:
+                    ttl.copy(mine, parts[share : share + 1, n : n + n_block]).wait()
+        with token_dfb.reserve() as token:
+
+            def send(pipe: ttl.Pipe) -> None:
+                ttl.copy(parts[0:1, 0:1], token).wait()
+                ttl.copy(token, pipe).wait()
+
+            def receive(pipe: ttl.Pipe) -> None:
+                ttl.copy(pipe, token).wait()
+
+            barrier.if_src(send)
+            barrier.if_dst(receive)
+        for nb in range(first, end):
+            n = nb * n_block
+            for _ in range((k_split - 1 - share) // (k_split - 1)):  # in share 0 alone
+                for s in range(1, k_split):
+                    with other_dfb.reserve() as other:
+                        ttl.copy(parts[s : s + 1, n : n + n_block], other).wait()
                 with y_dfb.wait() as y_blk:
                     ttl.copy(y_blk, y[0:1, n : n + n_block]).wait()
 
-    return operation
+    del write

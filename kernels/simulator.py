@@ -14,7 +14,10 @@ and mends it; `ttl` and `ttnn` here are what kernels run on. The stock simulator
  9. refuses `block += a @ b` on a reserved block, `options=`, and has no `typecast`;
 10. takes `-block`, `block ** 2`, `where`, `mask`, `clamp`, …, that the compiler lacks;
 11. refuses to pop a block that a node with no work of its own waited for and did not use;
-12. only warns of more L1 or buffers than a core has, and takes a buffer that nobody uses.
+12. only warns of more L1 or buffers than a core has, and takes a buffer that nobody uses;
+13. sends a block through a pipe by reference, so that its next use changes what arrives, and lets
+    a core take a message that it already had, when others have yet to take theirs; and a multicast
+    waits for nobody, where the compiler's waits until every receiver has asked for it.
 
 tests/kernels/test_simulator.py shows each fault on the stock simulator and each repair on this one.
 Beyond repairs: `counting()` accounts for every transfer. Knows nothing of any kernel.
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import math
 import os
 import sys
@@ -151,7 +155,21 @@ def _clean_up() -> None:
     context.thread_registry.clear()
 
 
+def _analysed_once(analyse: Callable[[Any, set[int]], dict[Any, Any]]) -> Callable[..., Any]:
+    """The stock simulator parses a kernel at each call, which takes most of a small one."""
+    known: dict[Any, dict[Any, Any]] = {}
+
+    def analysis(function: Any, _visited: set[int]) -> dict[Any, Any]:
+        code = function.__code__
+        if code not in known:
+            known[code] = analyse(function, set())
+        return known[code]
+
+    return analysis
+
+
 def _mend_waiting() -> None:
+    _program.collect_reachable_analyses = _analysed_once(_program.collect_reachable_analyses)
     _program.install_copy_wait_hooks = _explicit_waits_only
     _operation.cleanup_run_context = _clean_up
 
@@ -187,14 +205,30 @@ def rounded(values: torch.Tensor, dtype: Any) -> torch.Tensor:
 def round_to_bfloat8(values: torch.Tensor) -> torch.Tensor:
     """Sixteen values of a row share their largest exponent; each keeps a sign and seven bits.
 
-    To nearest, ties away from zero; what rounds up past seven bits stays at the largest. Not yet
-    compared with ttnn's own conversion bit by bit.
+    Bit for bit ttnn's own conversion (tests/chip compares them).
+    """
+    return _block_float(values, 7)
+
+
+def round_to_bfloat4(values: torch.Tensor) -> torch.Tensor:
+    """As bfloat8, with three bits."""
+    return _block_float(values, 3)
+
+
+def _block_float(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Ttnn's: aligned to the largest exponent within 24 bits, what falls out lost; then rounded.
+
+    To nearest, ties to even; what rounds up past the bits stays at the largest. Denormals are zero.
     """
     groups = values.float().reshape(*values.shape[:-1], -1, FPU_BLOCK)
-    _, exponent = torch.frexp(groups.abs().amax(-1, keepdim=True))
-    step = torch.ldexp(torch.ones_like(groups[..., :1]), exponent - 7)
-    mantissa = torch.floor(groups.abs() / step + 0.5).clamp(max=127)
-    return (mantissa * step * torch.sign(groups)).reshape(values.shape)
+    size = groups.abs()
+    size = torch.where(size < torch.finfo(torch.float32).tiny, 0.0, size)
+    _, exponent = torch.frexp(size.amax(-1, keepdim=True))
+    one = torch.ones_like(size[..., :1])
+    aligned = torch.floor(size / torch.ldexp(one, exponent - 24)) * 2.0 ** (bits - 24)
+    mantissa = torch.round(aligned).clamp(max=2**bits - 1)
+    result = mantissa * torch.ldexp(one, exponent - bits)
+    return torch.where(groups < 0, -result, result).add(0.0).reshape(values.shape)
 
 
 def _mend_tensors() -> None:
@@ -460,6 +494,9 @@ class Traffic:
 
     read_bytes: dict[str, int] = field(default_factory=dict[str, int])
     written_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    tiles_read: dict[str, int] = field(default_factory=dict[str, int])
+    """Bytes of the tiles read at least once: the least that had to cross."""
+    tiles_written: dict[str, int] = field(default_factory=dict[str, int])
     readers: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     """Which nodes read each tensor."""
     working: set[int] = field(default_factory=set[int])
@@ -467,6 +504,19 @@ class Traffic:
     l1_bytes: int = 0
     nodes: int = 0
     launches: int = 0
+    _seen: set[tuple[Any, ...]] = field(default_factory=set[tuple[Any, ...]], repr=False)
+
+    def add(self, name: str, tiles: list[tuple[int, ...]], size: int, reads: bool) -> None:
+        """Accounts for tiles of `size` bytes each, told by their places in the tensor."""
+        total, least = (
+            (self.read_bytes, self.tiles_read)
+            if reads
+            else (self.written_bytes, self.tiles_written)
+        )
+        fresh = {(name, reads, *tile) for tile in tiles} - self._seen
+        self._seen |= fresh
+        total[name] = total.get(name, 0) + len(tiles) * size
+        least[name] = least.get(name, 0) + len(fresh) * size
 
 
 _traffic: Traffic | None = None
@@ -494,10 +544,12 @@ def _count(tensor: Any, reads: bool) -> None:
     if _traffic is None:
         return
     name: str = getattr(tensor, "_name", "?")
-    size = tile_bytes(tensor.dtype) * tensor.to_torch().numel() // 1024
+    shape: tuple[int, ...] = tuple(tensor.to_torch().shape)
+    origin: tuple[int, ...] = getattr(tensor, "_element_origin", (0,) * len(shape))
+    steps = (1,) * (len(shape) - 2) + (32, 32)
+    places = [range(o, o + n, s) for o, n, s in zip(origin, shape, steps, strict=True)]
+    _traffic.add(name, list(itertools.product(*places)), tile_bytes(tensor.dtype), reads)
     node: int = _greenlet()._sim_core
-    account = _traffic.read_bytes if reads else _traffic.written_bytes
-    account[name] = account.get(name, 0) + size
     _traffic.working.add(node)
     if reads:
         _traffic.readers.setdefault(name, set()).add(node)
@@ -527,9 +579,49 @@ def _mend_copies() -> None:
         handler.transfer = transfer
 
 
+def _mend_pipes() -> None:
+    send: Any = _handlers.HANDLER_REGISTRY[(Block, _handlers.Pipe)]
+    receive: Any = _handlers.HANDLER_REGISTRY[(_handlers.Pipe, Block)]
+    stock_send: Callable[[Any, Any], None] = send.transfer
+    receivers: dict[int, int] = {}
+
+    def others(pipe: Any) -> int:
+        """Receivers that a multicast waits for; a unicast waits for nobody."""
+        axes = [a if isinstance(a, slice) else slice(a, a + 1) for a in pipe.dst]
+        if not any(isinstance(a, slice) for a in pipe.dst):
+            return 0
+        inside = all(a.start <= at < a.stop for a, at in zip(axes, pipe.src, strict=True))
+        return math.prod(a.stop - a.start for a in axes) - inside
+
+    def can_send(source: Any, pipe: Any) -> bool:
+        del source
+        return _handlers._get_or_create_pipe_entry(pipe).get("ready", 0) >= others(pipe)
+
+    def transfer(source: Any, pipe: Any) -> None:
+        stock_send(source, pipe)
+        entry = _handlers._get_or_create_pipe_entry(pipe)
+        entry["ready"] = entry.get("ready", 0) - others(pipe)
+        sent, *rest = entry["queue"].pop()
+        entry["queue"].append((Tensor(sent.to_torch().clone(), dtype=sent.dtype), *rest))
+
+    def validate(pipe: Any, block: Any) -> None:
+        receivers[id(block)] = _greenlet()._sim_core  # the scheduler, which polls, is on no core
+        if others(pipe) and ttl.node(dims=len(pipe.src)) != pipe.src:
+            entry = _handlers._get_or_create_pipe_entry(pipe)
+            entry["ready"] = entry.get("ready", 0) + 1
+
+    def can_wait(pipe: Any, block: Any) -> bool:
+        core, queue = receivers[id(block)], _handlers._get_or_create_pipe_entry(pipe)["queue"]
+        return any(core not in taken for *_, taken in queue)
+
+    send.can_wait, send.transfer = can_send, transfer
+    receive.validate, receive.can_wait = validate, can_wait
+
+
 _mend_waiting()
 _mend_errors()
 _mend_tensors()
 _mend_blocks()
 _mend_operations()
 _mend_copies()
+_mend_pipes()

@@ -1,11 +1,11 @@
 """Where compiled kernels run: the second environment, a prepared simulator, or a mock card.
 
 Knows .venv-tt (made by the Makefile), prepare.py and the mock cards; knows nothing of kernels.
+Whatever is missing is said in one line, with what to do.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -13,11 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.chip import runner
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PYTHON = Path(os.environ.get("TESSERA_TT_PYTHON", ROOT / ".venv-tt/bin/python"))
 CACHE = ROOT / ".cache/chip"
-TTSIM = "https://github.com/tenstorrent/ttsim: ./make.py :build, then SIMULATOR=…/libttsim_bh.so"
+WOLFPINE = "wolfpine"
+TTSIM = "https://github.com/tenstorrent/ttsim (./make.py :build), then SIMULATOR=…/libttsim_bh.so"
+
+
+def name_of(simulator: str) -> str:
+    """ "wolfpine", "ttsim" (the vendor's Blackhole) or "wormhole" (the vendor's other chip)."""
+    if simulator == WOLFPINE:
+        return WOLFPINE
+    path = Path(simulator)
+    return "wormhole" if "_wh" in path.name or path.parent.name.endswith("_wh") else "ttsim"
 
 
 def python() -> Path:
@@ -34,10 +45,10 @@ def _clean() -> dict[str, str]:
 
 
 def simulated(simulator: str) -> dict[str, str]:
-    """The environment of a simulated chip: wolfpine, or a path of the vendor's library."""
-    if simulator != "wolfpine" and not Path(simulator).is_file():
-        pytest.fail(f"no simulator at {simulator}; the vendor's is at {TTSIM}", pytrace=False)
-    out = CACHE / ("wolfpine" if simulator == "wolfpine" else "ttsim")
+    """The environment of a simulated chip: wolfpine, or the path of a library of the vendor's."""
+    if simulator != WOLFPINE and not Path(simulator).is_file():
+        pytest.fail(f"no simulator at {simulator}; the vendor's: {TTSIM}", pytrace=False)
+    out = CACHE / name_of(simulator)
     done = subprocess.run(
         [python(), HERE / "prepare.py", "--out", out, "--simulator", simulator],
         capture_output=True,
@@ -62,22 +73,8 @@ def mock(board: str) -> dict[str, str]:
 
 
 def rows(mode: str, names: Sequence[str], env: dict[str, str], folder: Path) -> dict[str, dict]:
-    """Runs cases in subprocesses; one that dies costs its own case, the rest go on in a new one."""
-    found: dict[str, dict] = {}
-    out = folder / "rows.jsonl"
-    while left := [name for name in names if name not in found]:
-        done = subprocess.run(
-            [python(), "-m", "tests.chip.run_cases", mode, out, *left],
-            cwd=folder,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = out.read_text().splitlines() if out.exists() else []
-        found |= {row["name"]: row for row in map(json.loads, lines)}
-        lost = next((name for name in left if name not in found), None)
-        if lost:
-            tail = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            found[lost] = {"name": lost, "error": f"exit {done.returncode}: {' / '.join(tail)}"}
-    return found
+    """Runs ("run") or compiles ("compile") cases, one row each; see tests.chip.runner."""
+    try:
+        return runner.rows(python(), mode, names, env, folder)
+    except runner.RunnerError as error:
+        pytest.fail(f"no case could begin: {error}", pytrace=False)

@@ -3,8 +3,8 @@
     python -m tests.chip.run_cases {run,compile} ROWS.jsonl CASE…
 
 The environment says on what (see tests.chip.environment): a simulated chip, or a mock card to
-compile for. One JSON row a case goes to ROWS as it ends, so that a process that aborts in the
-middle (some inputs abort the compiler) loses no row but its own.
+compile for. Two JSON rows a case go to ROWS, when it begins and when it ends, so that whoever reads
+them (tests.chip.runner) knows which case a dead or hanging process was at.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def main(mode: str, rows: str, names: list[str]) -> None:
     device = runtime.open_device()
     with Path(rows).open("a") as out:
         for name in names:
+            out.write(json.dumps({"name": name, "begun": True}) + "\n")
+            out.flush()
             start = time.perf_counter()
             row: dict[str, object] = {"name": name}
             try:
@@ -34,7 +36,8 @@ def main(mode: str, rows: str, names: list[str]) -> None:
                 else:
                     compile_only(cases[name], device)
             except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:2000]
+                said = str(error).partition("\nbacktrace:")[0]
+                row["error"] = f"{type(error).__name__}: {said}"[:2000]
             row["wall_seconds"] = time.perf_counter() - start
             out.write(json.dumps(row) + "\n")
             out.flush()

@@ -1,9 +1,11 @@
-"""Every kernel as compiled, executed on a simulated chip, against torch."""
+"""Every kernel as compiled, executed on a simulated chip, against torch.
+
+On the vendor's Blackhole also: wolfpine, which shares no code with it, gives the same bits.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -11,27 +13,44 @@ from kernels import runtime
 
 runtime.choose("sim")  # this process only reads the table; the chip is in a process of its own
 
-from tests.chip import environment  # noqa: E402
-from tests.kernels.case import Case, all_cases  # noqa: E402
+from tests.chip import results  # noqa: E402
+from tests.chip.environment import WOLFPINE, name_of  # noqa: E402
+from tests.kernels.case import Case  # noqa: E402
 
 pytestmark = pytest.mark.chip
-SIMULATOR = os.environ.get("TESSERA_SIMULATOR", "wolfpine")
-NAME = "wolfpine" if SIMULATOR == "wolfpine" else "ttsim"
-SIZES = ("small",) if NAME == "wolfpine" else ("small", "full")
-CASES = [case for case in all_cases() if case.size in SIZES]
+SIMULATOR = os.environ.get("TESSERA_SIMULATOR") or WOLFPINE
+NAME = name_of(SIMULATOR)
+CASES = results.cases_for(NAME)
+ON_BOTH = [
+    case
+    for case in CASES
+    if NAME == "ttsim" and case.size == "small" and not {WOLFPINE, NAME} & set(case.refused)
+]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    names = [case.name for case in CASES if NAME not in case.refused]
-    env = environment.simulated(SIMULATOR)
-    return environment.rows("run", names, env, Path(tmp_path_factory.mktemp("chip")))
+def found() -> results.Rows:
+    return results.run(SIMULATOR)
+
+
+@pytest.fixture(scope="module")
+def on_wolfpine() -> results.Rows:
+    return results.kept_or_run(WOLFPINE)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_compiled_kernel_agrees_with_torch(case: Case, found: dict[str, dict]) -> None:
+def test_the_compiled_kernel_agrees_with_torch(case: Case, found: results.Rows) -> None:
     if NAME in case.refused:
         pytest.skip(f"{NAME} refuses: {case.refused[NAME]}")
     row = found[case.name]
     assert "error" not in row, row["error"]
     assert row["roundings"] <= case.roundings
+
+
+@pytest.mark.parametrize("case", ON_BOTH, ids=lambda case: case.name)
+def test_both_simulators_give_the_same_bits(
+    case: Case, found: results.Rows, on_wolfpine: results.Rows
+) -> None:
+    ours, theirs = found[case.name], on_wolfpine[case.name]
+    assert "error" not in theirs, theirs["error"]
+    assert ours.get("digest") == theirs["digest"]

@@ -148,8 +148,16 @@ def test_bfloat8_shares_an_exponent_among_sixteen() -> None:
     values[0, 0], values[0, 1], values[0, 16] = 64.0, 0.4, 0.4
     got = simulator.round_to_bfloat8(values)
     assert got[0, 0] == 64.0
-    assert got[0, 1] == 0.0  # half a step of 1
+    assert got[0, 1] == 0.0  # less than half a step of 1
     assert abs(got[0, 16] - 0.4) < 0.004
+
+
+def test_a_tie_goes_to_the_even_neighbour() -> None:
+    values = torch.zeros(1, 16)
+    values[0, :4] = torch.tensor([64.0, 2.5, 3.5, -2.5])
+    assert simulator.round_to_bfloat8(values)[0, :4].tolist() == [64.0, 2.0, 4.0, -2.0]
+    values[0, :4] = torch.tensor([4.0, 0.5, 1.5, -2.5])
+    assert simulator.round_to_bfloat4(values)[0, :4].tolist() == [4.0, 0.0, 2.0, -2.0]
 
 
 def test_blocks_are_rounded_when_stored(tmp_path: Path) -> None:
@@ -248,5 +256,16 @@ def test_bytes_are_counted_by_tensor_and_node() -> None:
         mended(kernel("y_.store(a_ @ b_)", a=(1, 2), b=(2, 1)))
     assert traffic.read_bytes == {"a": 2 * 2048, "b": 2 * 2048}
     assert traffic.written_bytes == {"y": 2048}
+    assert traffic.tiles_read == traffic.read_bytes
     assert traffic.readers == {"a": {0}, "b": {0}}
     assert traffic.l1_bytes == 2 * (2 + 2 + 1) * 2048
+
+
+def test_a_tile_read_twice_counts_twice_but_had_to_cross_once() -> None:
+    call = "op(*(put(t) for t in operands), out)"
+    script = kernel("y_.store(a_ + b_)")
+    with simulator.counting() as traffic:
+        mended(script.replace(call, f"{call}\n{call}"))
+    assert traffic.launches == 2
+    assert traffic.read_bytes == {"a": 2 * 2048, "b": 2 * 2048}
+    assert traffic.tiles_read == {"a": 2048, "b": 2048}

@@ -14,64 +14,68 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 STANDIN = pathlib.Path(os.environ["TT_STANDIN"])
+COMPILER = "riscv64-unknown-elf-g++"
 PICOLIBC = "/usr/lib/picolibc/riscv64-unknown-elf"
+LIBGCC = pathlib.Path("/usr/lib/gcc/riscv64-unknown-elf").glob("*/rv32im/ilp32/libgcc.a")
 MARCH = {
     "tt-wh": "rv32im_zicsr_zifencei",
     "tt-wh-tensix": "rv32imfd_zicsr_zifencei",
     "tt-bh": "rv32ima_zicsr_zifencei_zba_zbb",
     "tt-bh-tensix": "rv32imafd_zicsr_zifencei_zba_zbb",
 }
-SUPPORT = {"noc.o", "substitutes.o", "tdma_xmov.o"}  # the wheel's are LTO objects of a newer GCC
+SUPPORT = {"noc.o", "substitutes.o", "tdma_xmov.o"}
+"""Made by prepare.py: the wheel's are LTO objects of a newer GCC."""
 NOT_VECTORS = (
     [f"fs{i}" for i in range(12)] + [f"fa{i}" for i in range(8)] + [f"ft{i}" for i in range(8, 12)]
 )
+CODE = [
+    f"-B{HERE}/bin/",  # the assembler that encodes .ttinsn
+    "-w",
+    "-nostdinc++",
+    "-fpermissive",
+    "-mstrict-align",
+    "-fno-jump-tables",
+    "-fno-tree-switch-conversion",
+]
+HEADERS = [
+    "-include",
+    f"{HERE}/prelude.h",
+    f"-isystem{STANDIN}/cxx",
+    f"-isystem{STANDIN}/cxx/arm-none-eabi",
+    f"-isystem{STANDIN}/cxx/backward",
+    f"-isystem{PICOLIBC}/include",
+]
+
+
+def libraries() -> list[str]:
+    archives = [f"{PICOLIBC}/lib/rv32im/ilp32/libc.a", str(max(LIBGCC))]
+    return ["-nodefaultlibs", "-Wl,--start-group", *archives, "-Wl,--end-group"]
+
+
+def translated(argument: str, cpu: str, links: bool) -> list[str]:
+    """What an argument for the vendor's GCC is in stock GCC."""
+    path = pathlib.Path(argument)
+    if argument.startswith("-mcpu="):
+        return [f"-march={MARCH[cpu]}", "-mabi=ilp32"]
+    if argument == "-std=c++17":
+        return ["-std=gnu++20"]
+    if argument.startswith("-flto"):
+        return ["-flto=1", "-flto-partition=none"]
+    if argument.startswith(("-ftt-", "-Werror")) or argument == "-Wall":
+        return []
+    if links and path.name in SUPPORT and "/hw/lib/" in argument:
+        return [str(STANDIN / "lib" / cpu / path.name)]
+    return [argument]
 
 
 def translate(arguments: list[str]) -> list[str]:
-    cpu = next((a[6:] for a in arguments if a.startswith("-mcpu=")), "tt-bh")
+    cpu = next((a.removeprefix("-mcpu=") for a in arguments if a.startswith("-mcpu=")), "tt-bh")
     links = not {"-c", "-S", "-E"} & set(arguments)
-    kept = []
-    for a in arguments:
-        if a.startswith("-mcpu="):
-            kept += [f"-march={MARCH[cpu]}", "-mabi=ilp32"]
-        elif a == "-std=c++17":
-            kept.append("-std=gnu++20")
-        elif a.startswith("-flto"):
-            kept += ["-flto=1", "-flto-partition=none"]
-        elif a.startswith(("-ftt-", "-Werror")) or a == "-Wall":
-            continue
-        elif links and pathlib.Path(a).name in SUPPORT and "/hw/lib/" in a:
-            kept.append(str(STANDIN / "lib" / cpu / pathlib.Path(a).name))
-        else:
-            kept.append(a)
-    code = [
-        f"-B{HERE}/bin/",
-        "-w",
-        "-nostdinc++",
-        "-fpermissive",
-        "-mstrict-align",
-        "-fno-jump-tables",
-        "-fno-tree-switch-conversion",
-    ]
+    code = list(CODE)
     if cpu.endswith("-tensix"):
         code += [f"-ffixed-{register}" for register in NOT_VECTORS]
-    cxx = STANDIN / "cxx"
-    headers = [
-        "-include",
-        f"{HERE}/prelude.h",
-        f"-isystem{cxx}",
-        f"-isystem{cxx}/arm-none-eabi",
-        f"-isystem{cxx}/backward",
-        f"-isystem{PICOLIBC}/include",
-    ]
-    libraries = [
-        "-nodefaultlibs",
-        "-Wl,--start-group",
-        f"{PICOLIBC}/lib/rv32im/ilp32/libc.a",
-        "/usr/lib/gcc/riscv64-unknown-elf/12.2.0/rv32im/ilp32/libgcc.a",
-        "-Wl,--end-group",
-    ]
-    return ["riscv64-unknown-elf-g++", *code, *kept, *headers, *(libraries if links else [])]
+    kept = [new for old in arguments for new in translated(old, cpu, links)]
+    return [COMPILER, *code, *kept, *HEADERS, *(libraries() if links else [])]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,378 @@
+"""y = (h + RMS((gelu_tanh(h G) · pli) P, w)) · s: the per-layer embedding's block in one launch.
+
+h [32, H], pli [32, P] bf16 (this layer's slice of the per-layer inputs), G [H, P], P [P, H] bf16;
+w [32, H] bf16, the norm's weight repeated in every row; s [32, 32] bf16, a tile filled with the
+layer's scalar; identities [32, 32 max(Rg, Rp)] bf16: that many identity tiles;
+sums [32 Rg, P], act [32, P], parts [32 Rp, H] bf16: scratch in DRAM; y [32, H] bf16.
+H and P multiples of 32; P is 256.
+
+G has 8 tile columns and P, in E2B, 48: too few for 64 nodes. So K is shared: G's by the first Rg
+rows of the grid, P's falls into Rp parts. Sums over nodes go through DRAM, as `mlp` explains: a
+node writes its product, takes part in a multicast (a barrier), and an owner adds the Rg or Rp
+products of a column as one matmul with a row of identities, in float32. The barriers' tiles are the
+identities.
+
+1. Node (0, r) multicasts the r-th share of h to row r (rows from Rg on only take part); node (x, r)
+   multiplies it with rows of share r and columns [8 x / X, 8 (x + 1) / X) of G, into `sums`.
+2. Eight nodes add a column of them, in the same expression as gelu_tanh and pli, and write `act`.
+3. (0, 0) multicasts act; units of P, part by part, are spread over all nodes; products to `parts`.
+4. (0, 0) multicasts parts; every node adds them and knows the whole row, so its sum of squares;
+   it writes its own columns of y, [i H / C, (i + 1) H / C), rounded once.
+
+The squares' sum and the factor, two bf16 tiles of 16 bits together, are `kernels.norm`'s idiom.
+Cores: all, at least two; weights are read by 80 and 80 (E4B), 64 and 96 (E2B) of 110.
+DRAM: G, P, pli once; h and parts twice; w, y once; s once a node. L1: 3 H/32 + Rp H/32 tiles, the
+weights' blocks, and about 40 tiles: 0.89 MB for E4B. Reaches 1.5 roundings. Weights in bf16 only:
+they are 1 % of a layer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kernels.gelu_mul import GELU_TILES
+from kernels.norm import two_bf16
+from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, like, ttl, ttnn
+
+Ple = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class PleConfig:
+    """Sizes of one per-layer embedding block."""
+
+    h: int
+    grid: Grid
+    p: int = 256
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, size in (("h", self.h), ("p", self.p)):
+            if size <= 0 or size % TILE:
+                raise ValueError(f"{name} = {size} is no multiple of {TILE}")
+        if not self.eps > 0:
+            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
+        if self.grid[0] < 2:
+            raise ValueError(f"grid = {self.grid} has rows of fewer than 2 nodes")
+        if self.l1_bytes > L1_BYTES:
+            raise ValueError(f"h = {self.h} takes {self.l1_bytes} bytes of L1, not {L1_BYTES}")
+
+    @property
+    def nodes(self) -> int:
+        """Cores."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def gate_shares(self) -> int:
+        """Rg, the rows of the grid that share the gate's K."""
+        return max(r for r in range(1, self.grid[1] + 1) if self.h // TILE % r == 0)
+
+    @property
+    def projection_shares(self) -> int:
+        """Rp, in how many parts the projection's K falls: so many that 64 nodes have work."""
+        k_tiles, columns = self.p // TILE, self.h // TILE
+        enough = [
+            r
+            for r in range(1, k_tiles + 1)
+            if k_tiles % r == 0 and r * columns >= min(64, self.nodes)
+        ]
+        return min(enough, default=k_tiles)
+
+    @property
+    def l1_bytes(self) -> int:
+        """What the dataflow buffers of one core take."""
+        h_tiles, p_tiles = self.h // TILE, self.p // TILE
+        row = (3 + self.projection_shares) * h_tiles
+        gate = 3 * h_tiles // self.gate_shares
+        projection = (2 + 2) * p_tiles // self.projection_shares
+        units = -(-self.projection_shares * h_tiles // self.nodes)
+        shares = 3 * self.gate_shares + 3 * self.projection_shares
+        return (row + gate + projection + units + p_tiles + shares + 32) * TILE_BYTES["bf16"]
+
+
+def ple(config: PleConfig) -> Ple:
+    """Operands h, pli, gate, projection, w, s, identities, sums, act, parts, y."""
+    h_tiles, p_tiles = config.h // TILE, config.p // TILE
+    grid_x, grid_y = config.grid
+    nodes = config.nodes
+    gate_shares, parts_count = config.gate_shares, config.projection_shares
+    gate_k, part_k = h_tiles // gate_shares, p_tiles // parts_count
+    units = parts_count * h_tiles
+    most_units, most_columns = -(-units // nodes), -(-p_tiles // grid_x)
+    one_value, s_high_value, s_low_value, c_high_value, c_low_value = GELU_TILES
+    count_value, count_low_value = two_bf16(1 / config.h)
+    eps_value, eps_low_value = two_bf16(config.eps)
+
+    @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
+    def operation(
+        h: ttnn.Tensor,
+        pli: ttnn.Tensor,
+        gate: ttnn.Tensor,
+        projection: ttnn.Tensor,
+        w: ttnn.Tensor,
+        s: ttnn.Tensor,
+        identities: ttnn.Tensor,
+        sums: ttnn.Tensor,
+        act: ttnn.Tensor,
+        parts: ttnn.Tensor,
+        y: ttnn.Tensor,
+    ) -> None:
+        everyone = (slice(0, grid_x), slice(0, grid_y))
+        rows_net = ttl.PipeNet(
+            [ttl.Pipe(src=(0, r), dst=(slice(0, grid_x), slice(r, r + 1))) for r in range(grid_y)]
+        )
+        sums_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+        act_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+        parts_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+        act_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+        parts_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+
+        def block(rows: int, columns: int, count: int = 1) -> ttl.DataflowBuffer:
+            return ttl.make_dataflow_buffer_like(
+                like("bf16"), shape=(rows, columns), block_count=count
+            )
+
+        # gelu's constants, the norm's
+        one_dfb, s_high_dfb, s_low_dfb = block(1, 1), block(1, 1), block(1, 1)
+        c_high_dfb, c_low_dfb = block(1, 1), block(1, 1)
+        count_dfb, count_low_dfb = block(1, 1), block(1, 1)
+        eps_dfb, eps_low_dfb = block(1, 1), block(1, 1)
+        # 1: the gate's products
+        share_dfb = block(1, gate_k)
+        gate_dfb = block(gate_k, 1, 2)
+        product_dfb = block(1, 1, max(most_columns, most_units))  # and 3: all of a node's
+        sums_written_dfb = block(1, gate_shares)
+        # 2: act
+        stack_dfb = block(gate_shares, 1, 2)
+        pli_dfb = block(1, 1, 2)
+        act_tile_dfb = block(1, 1, 2)
+        act_written_dfb = block(1, 1)
+        # 3: the projection's products
+        act_dfb = block(1, part_k, 2)
+        projection_dfb = block(part_k, 1, 2)
+        parts_written_dfb = block(1, parts_count)
+        # 4: norm, residual, scalar
+        parts_dfb = block(parts_count, h_tiles)
+        row_dfb = block(1, h_tiles)
+        squares_dfb = block(1, h_tiles)
+        ones_dfb = block(h_tiles, 1)
+        total_dfb, high_dfb, low_dfb = block(1, 1), block(1, 1), block(1, 1)
+        pieces_dfb = block(parts_count, 1, 2)
+        h_dfb, w_dfb = block(1, 1, 2), block(1, 1, 2)
+        scalar_dfb = block(1, 1)
+        y_dfb = block(1, 1, 2)
+
+        @ttl.datamovement()
+        def read():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            for _ in range(1 // (1 + node_y // gate_shares)):  # in the first Rg rows
+                for n in range((node_x * p_tiles) // grid_x, ((node_x + 1) * p_tiles) // grid_x):
+                    with gate_dfb.reserve() as gate_blk:
+                        k = node_y * gate_k
+                        ttl.copy(gate[k : k + gate_k, n : n + 1], gate_blk).wait()
+            for n in range((node * p_tiles) // nodes, ((node + 1) * p_tiles) // nodes):
+                with pli_dfb.reserve() as pli_blk:
+                    ttl.copy(pli[0:1, n : n + 1], pli_blk).wait()
+            for unit in range((node * units) // nodes, ((node + 1) * units) // nodes):
+                with projection_dfb.reserve() as projection_blk:
+                    k = (unit // h_tiles) * part_k
+                    n = unit % h_tiles
+                    ttl.copy(projection[k : k + part_k, n : n + 1], projection_blk).wait()
+            with scalar_dfb.reserve() as scalar:
+                ttl.copy(s[0:1, 0:1], scalar).wait()
+            for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
+                with h_dfb.reserve() as h_blk:
+                    ttl.copy(h[0:1, n : n + 1], h_blk).wait()
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(w[0:1, n : n + 1], w_blk).wait()
+
+        @ttl.compute()
+        def compute():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with one_dfb.reserve() as one:
+                one.store(ttl.math.fill(one, one_value))
+            with s_high_dfb.reserve() as s_high:
+                s_high.store(ttl.math.fill(s_high, s_high_value))
+            with s_low_dfb.reserve() as s_low:
+                s_low.store(ttl.math.fill(s_low, s_low_value))
+            with c_high_dfb.reserve() as c_high:
+                c_high.store(ttl.math.fill(c_high, c_high_value))
+            with c_low_dfb.reserve() as c_low:
+                c_low.store(ttl.math.fill(c_low, c_low_value))
+            with count_dfb.reserve() as count:
+                count.store(ttl.math.fill(count, count_value))
+            with count_low_dfb.reserve() as count_low:
+                count_low.store(ttl.math.fill(count_low, count_low_value))
+            with eps_dfb.reserve() as eps:
+                eps.store(ttl.math.fill(eps, eps_value))
+            with eps_low_dfb.reserve() as eps_low:
+                eps_low.store(ttl.math.fill(eps_low, eps_low_value))
+            with ones_dfb.reserve() as ones:
+                ones.store(ttl.math.fill(ones, 1.0))
+            with share_dfb.wait() as share:
+                for _ in range(1 // (1 + node_y // gate_shares)):
+                    for _ in range(
+                        (node_x * p_tiles) // grid_x, ((node_x + 1) * p_tiles) // grid_x
+                    ):
+                        with gate_dfb.wait() as gate_blk, product_dfb.reserve() as product:
+                            product.store(share @ gate_blk)
+            with (
+                sums_written_dfb.wait() as identity,
+                one_dfb.wait() as one,
+                s_high_dfb.wait() as s_high,
+                s_low_dfb.wait() as s_low,
+                c_high_dfb.wait() as c_high,
+                c_low_dfb.wait() as c_low,
+            ):
+                for _ in range((node * p_tiles) // nodes, ((node + 1) * p_tiles) // nodes):
+                    with (
+                        stack_dfb.wait() as stack,
+                        pli_dfb.wait() as pli_blk,
+                        act_tile_dfb.reserve() as act_tile,
+                    ):
+                        g = identity @ stack
+                        slope = (s_high + s_low) + g * g * (c_high + c_low)
+                        gelu = g * ttl.math.recip(one + ttl.math.exp(g * slope))
+                        act_tile.store(pli_blk * gelu)
+            with act_written_dfb.wait() as _:
+                pass
+            for part in range(parts_count):
+                with act_dfb.wait() as act_blk:
+                    for unit in range((node * units) // nodes, ((node + 1) * units) // nodes):
+                        off = unit // h_tiles - part
+                        for _ in range(1 // (1 + off * off)):  # once if the unit is of this part
+                            with projection_dfb.wait() as projection_blk:
+                                with product_dfb.reserve() as product:
+                                    product.store(act_blk @ projection_blk)
+            with parts_written_dfb.wait() as identity:
+                with parts_dfb.wait() as parts_blk, row_dfb.reserve() as row:
+                    row.store(identity @ parts_blk)
+                with row_dfb.wait() as row, squares_dfb.reserve() as squares:
+                    squares.store(row * row)
+                with squares_dfb.wait() as squares, ones_dfb.wait() as ones:
+                    with total_dfb.reserve() as total:
+                        total.store(squares @ ones)
+                with (
+                    total_dfb.wait() as total,
+                    count_dfb.wait() as count,
+                    count_low_dfb.wait() as count_low,
+                    eps_dfb.wait() as eps,
+                    eps_low_dfb.wait() as eps_low,
+                ):
+                    with high_dfb.reserve() as high:
+                        high.store(ttl.math.rsqrt(total * (count + count_low) + (eps + eps_low)))
+                    with high_dfb.wait() as high:
+                        with low_dfb.reserve() as low:
+                            low.store(
+                                ttl.math.rsqrt(total * (count + count_low) + (eps + eps_low)) - high
+                            )
+                        with low_dfb.wait() as low, scalar_dfb.wait() as scalar:
+                            for _ in range(
+                                (node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes
+                            ):
+                                with (
+                                    pieces_dfb.wait() as pieces,
+                                    h_dfb.wait() as h_blk,
+                                    w_dfb.wait() as w_blk,
+                                    y_dfb.reserve() as y_blk,
+                                ):
+                                    e = identity @ pieces
+                                    y_blk.store((h_blk + e * (high + low) * w_blk) * scalar)
+
+        @ttl.datamovement()
+        def write():
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            with share_dfb.reserve() as share:
+
+                def send_share(pipe: ttl.Pipe) -> None:
+                    k = (node_y % gate_shares) * gate_k  # rows without work get what they like
+                    ttl.copy(h[0:1, k : k + gate_k], share).wait()
+                    ttl.copy(share, pipe).wait()
+
+                def receive_share(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, share).wait()
+
+                rows_net.if_src(send_share)
+                rows_net.if_dst(receive_share)
+            for _ in range(1 // (1 + node_y // gate_shares)):
+                for n in range((node_x * p_tiles) // grid_x, ((node_x + 1) * p_tiles) // grid_x):
+                    with product_dfb.wait() as product:
+                        ttl.copy(product, sums[node_y : node_y + 1, n : n + 1]).wait()
+            with sums_written_dfb.reserve() as identity:
+
+                def send_sums_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:gate_shares], identity).wait()
+                    ttl.copy(identity, pipe).wait()
+
+                def receive_sums_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, identity).wait()
+
+                sums_written.if_src(send_sums_written)
+                sums_written.if_dst(receive_sums_written)
+            for n in range((node * p_tiles) // nodes, ((node + 1) * p_tiles) // nodes):
+                with stack_dfb.reserve() as stack:
+                    ttl.copy(sums[0:gate_shares, n : n + 1], stack).wait()
+                with act_tile_dfb.wait() as act_tile:
+                    ttl.copy(act_tile, act[0:1, n : n + 1]).wait()
+            with act_written_dfb.reserve() as token:
+
+                def send_act_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:1], token).wait()
+                    ttl.copy(token, pipe).wait()
+
+                def receive_act_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, token).wait()
+
+                act_written.if_src(send_act_written)
+                act_written.if_dst(receive_act_written)
+            for part in range(parts_count):
+                k = part * part_k
+                with act_dfb.reserve() as act_blk:
+
+                    def send_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(act[0:1, k : k + part_k], act_blk).wait()
+                        ttl.copy(act_blk, pipe).wait()
+
+                    def receive_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(pipe, act_blk).wait()
+
+                    act_net.if_src(send_act)
+                    act_net.if_dst(receive_act)
+            for unit in range((node * units) // nodes, ((node + 1) * units) // nodes):
+                with product_dfb.wait() as product:
+                    r = unit // h_tiles
+                    n = unit % h_tiles
+                    ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
+            with parts_written_dfb.reserve() as identity:
+
+                def send_parts_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:parts_count], identity).wait()
+                    ttl.copy(identity, pipe).wait()
+
+                def receive_parts_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, identity).wait()
+
+                parts_written.if_src(send_parts_written)
+                parts_written.if_dst(receive_parts_written)
+            with parts_dfb.reserve() as parts_blk:
+
+                def send_parts(pipe: ttl.Pipe) -> None:
+                    ttl.copy(parts[0:parts_count, 0:h_tiles], parts_blk).wait()
+                    ttl.copy(parts_blk, pipe).wait()
+
+                def receive_parts(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, parts_blk).wait()
+
+                parts_net.if_src(send_parts)
+                parts_net.if_dst(receive_parts)
+            for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
+                with pieces_dfb.reserve() as pieces:
+                    ttl.copy(parts[0:parts_count, n : n + 1], pieces).wait()
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, n : n + 1]).wait()
+
+    return operation

@@ -1,0 +1,84 @@
+"""The rows of a whole run on a simulator, kept under .cache/chip until a source changes.
+
+The tests write them, the report reads them. Rows are kept with a digest of all that they depend on:
+kernels, cases, this folder, the simulator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.chip import environment
+from tests.chip.environment import CACHE, ROOT, WOLFPINE
+from tests.kernels.case import Case, all_cases
+
+Rows = dict[str, dict]
+VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in ('tt-lang', 'ttnn')))"
+
+
+def cases_for(name: str) -> list[Case]:
+    """What runs on a simulator: wolfpine, written in Python, has the small ones only."""
+    if name == WOLFPINE:
+        return [case for case in all_cases() if case.size == "small"]
+    if name == "wormhole":
+        return [case for case in all_cases() if "n150" in case.boards]
+    return all_cases()
+
+
+def run(simulator: str) -> Rows:
+    """Runs all that the simulator can, and keeps the rows."""
+    name = environment.name_of(simulator)
+    names = [case.name for case in cases_for(name) if name not in case.refused]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = environment.rows("run", names, environment.simulated(simulator), Path(folder))
+    kept = {"depends_on": depends_on(simulator), "about": about(simulator), "rows": rows}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _file(name).write_text(json.dumps(kept, indent=1) + "\n")
+    return rows
+
+
+def kept_or_run(simulator: str) -> Rows:
+    """The rows of an earlier run from the same sources, or of a new one."""
+    kept = read(environment.name_of(simulator))
+    if kept and kept["depends_on"] == depends_on(simulator):
+        return kept["rows"]
+    return run(simulator)
+
+
+def read(name: str) -> dict | None:
+    """What the last run on a simulator kept."""
+    return json.loads(_file(name).read_text()) if _file(name).exists() else None
+
+
+def about(simulator: str) -> dict[str, str]:
+    """Versions of what ran."""
+    tt_lang, ttnn = subprocess.run(
+        [environment.python(), "-c", VERSIONS], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if simulator == WOLFPINE:
+        which, digest = "wolfpine 2.2", ""
+    else:
+        chip = {"ttsim": "Blackhole", "wormhole": "Wormhole"}[environment.name_of(simulator)]
+        which = f"ttsim (tenstorrent/ttsim), {chip}"
+        digest = hashlib.sha256(Path(simulator).read_bytes()).hexdigest()
+    return {"tt-lang": tt_lang, "ttnn": ttnn, "simulator": which, "sha256": digest}
+
+
+def depends_on(simulator: str) -> str:
+    """A digest of the sources and of the simulator."""
+    digest = hashlib.sha256()
+    folders = ("kernels", "tests/chip", "tests/kernels")
+    files = sorted(f for folder in folders for f in (ROOT / folder).rglob("*") if f.is_file())
+    for file in files:
+        if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
+    return digest.hexdigest()
+
+
+def _file(name: str) -> Path:
+    return CACHE / f"rows-{name}.json"
