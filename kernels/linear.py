@@ -176,10 +176,11 @@ def linear(config: LinearConfig) -> Kernel:
         mine_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, n_block), block_count=1)
         other_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, n_block), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, n_block), block_count=1)
-        _read(shares, shares.pipes_of_x(), x, w, x_dfb, w_dfb)
+        x_net = shares.pipes_of_x()
+        _read_and_add_up(shares, x_net, x, w, parts, x_dfb, w_dfb, mine_dfb, other_dfb)
+        _write_sums(shares, y, y_dfb)
         add = add_blocks if config.weights == "bf16" else add_blocks_cast
         add(shares, x_dfb, w_dfb, mine_dfb, other_dfb, y_dfb)
-        _add_up(shares, parts, y, mine_dfb, other_dfb, y_dfb)
 
     return operation
 
@@ -247,27 +248,49 @@ def _write(shares: Shares, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
     del write
 
 
-def _add_up(
+def _read_and_add_up(
     shares: Shares,
+    x_net: ttl.PipeNet,
+    x: ttnn.Tensor,
+    w: ttnn.Tensor,
     parts: ttnn.Tensor,
-    y: ttnn.Tensor,
+    x_dfb: ttl.DataflowBuffer,
+    w_dfb: ttl.DataflowBuffer,
     mine_dfb: ttl.DataflowBuffer,
     other_dfb: ttl.DataflowBuffer,
-    y_dfb: ttl.DataflowBuffer,
 ) -> None:
-    """Sums of shares 1, 2, … to DRAM; when all are there, to share 0, which writes y."""
-    n_block, n_blocks, k_split = shares.n_block, shares.n_blocks, shares.k_split
+    """As `_read`; then sums of shares 1, 2, … to DRAM, and when all are there, to share 0.
+
+    All multicasts are in the thread defined first: its network takes rectangles as they are.
+    """
+    k_block, k_blocks, k_split = shares.k_block, shares.k_blocks, shares.k_split
+    n_block, n_blocks = shares.n_block, shares.n_blocks
     grid_x, band, groups = shares.grid[0], shares.band, shares.groups
     barrier = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, shares.grid[1])))])
     token_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, 1), block_count=1)
 
     @ttl.datamovement()
-    def write():
+    def read():
         node_x, node_y = ttl.node(dims=2)
-        group = (node_y % band) * grid_x + node_x
-        share = node_y // band
-        first = (group * n_blocks) // groups
-        end = ((group + 1) * n_blocks) // groups
+        group, share = (node_y % band) * grid_x + node_x, node_y // band
+        first, end = (group * n_blocks) // groups, ((group + 1) * n_blocks) // groups
+        for kb in range(k_blocks):
+            k = (share * k_blocks + kb) * k_block
+            with x_dfb.reserve() as x_blk:
+
+                def send(pipe: ttl.Pipe) -> None:
+                    ttl.copy(x[0:1, k : k + k_block], x_blk).wait()
+                    ttl.copy(x_blk, pipe).wait()
+
+                def receive(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, x_blk).wait()
+
+                x_net.if_src(send)
+                x_net.if_dst(receive)
+            for nb in range(first, end):
+                n = nb * n_block
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(w[k : k + k_block, n : n + n_block], w_blk).wait()
         for nb in range(first, end):
             n = nb * n_block
             for _ in range((share + k_split - 1) // k_split):  # once, but in share 0 never
@@ -275,21 +298,37 @@ def _add_up(
                     ttl.copy(mine, parts[share : share + 1, n : n + n_block]).wait()
         with token_dfb.reserve() as token:
 
-            def send(pipe: ttl.Pipe) -> None:
+            def send_token(pipe: ttl.Pipe) -> None:
                 ttl.copy(parts[0:1, 0:1], token).wait()
                 ttl.copy(token, pipe).wait()
 
-            def receive(pipe: ttl.Pipe) -> None:
+            def receive_token(pipe: ttl.Pipe) -> None:
                 ttl.copy(pipe, token).wait()
 
-            barrier.if_src(send)
-            barrier.if_dst(receive)
+            barrier.if_src(send_token)
+            barrier.if_dst(receive_token)
         for nb in range(first, end):
             n = nb * n_block
             for _ in range((k_split - 1 - share) // (k_split - 1)):  # in share 0 alone
                 for s in range(1, k_split):
                     with other_dfb.reserve() as other:
                         ttl.copy(parts[s : s + 1, n : n + n_block], other).wait()
+
+    del read
+
+
+def _write_sums(shares: Shares, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
+    """The nodes of share 0 their blocks of y."""
+    n_block, n_blocks, k_split = shares.n_block, shares.n_blocks, shares.k_split
+    grid_x, band, groups = shares.grid[0], shares.band, shares.groups
+
+    @ttl.datamovement()
+    def write():
+        node_x, node_y = ttl.node(dims=2)
+        group, share = (node_y % band) * grid_x + node_x, node_y // band
+        for nb in range((group * n_blocks) // groups, ((group + 1) * n_blocks) // groups):
+            n = nb * n_block
+            for _ in range((k_split - 1 - share) // (k_split - 1)):  # in share 0 alone
                 with y_dfb.wait() as y_blk:
                     ttl.copy(y_blk, y[0:1, n : n + n_block]).wait()
 

@@ -13,7 +13,8 @@ down's in the order share by share, so the nodes are equally busy in all phases 
 DRAM. 2. (0, 0) reads act and multicasts it, share by share; each node multiplies with its columns
 of down and writes the products, in bf16, to DRAM. 3. Each node adds the S products of its columns
 of m, as one matmul with a row of identities: float32 sums, rounded once.
-Weights stream all the while, up to `w_blocks` columns ahead: the reading thread knows no phases.
+Weights stream all the while, up to `w_blocks` columns ahead: the `stream` thread knows no phases.
+Multicasts are the first thread's (NoC 0), as from NoC 1 their corners are in the wrong order.
 
 **Why through DRAM.** Sums over nodes by pipes need a pipe a node, and TT-Lang emits each pipe's
 program into every node: 100 of them overflow the 69 KB that a core has for programs. act and parts
@@ -35,9 +36,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kernels.gelu_mul import GELU_TILES
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
 
 Mlp = Callable[..., None]
+_N150_L1_BYTES = 1_395_424
+"""What an n150's core has for buffers; a p150's has 66 KB more, which are left."""
 _SMALL_TILES = 12
 """Tiles of L1 besides x and the weights, without the identities and the parts."""
 
@@ -79,7 +82,7 @@ class MlpConfig:
         tile, h_tiles = TILE_BYTES["bf16"], self.h // TILE
         blocks = 4 if self.weights == "bfp8" else 3
         left = (
-            L1_BYTES
+            _N150_L1_BYTES
             - blocks * h_tiles * tile
             - (_SMALL_TILES + 3 * self.shares + self.units) * tile
         )
@@ -133,20 +136,69 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
         m_dfb = ttl.make_dataflow_buffer_like(m, shape=(1, 1), block_count=2)
 
         @ttl.datamovement()
-        def read():
+        def exchange():
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
             first, last = (node * f_tiles) // nodes, ((node + 1) * f_tiles) // nodes
+            with x_dfb.reserve() as x_blk:
+
+                def send_x(pipe: ttl.Pipe) -> None:
+                    ttl.copy(x[0:1, 0:h_tiles], x_blk).wait()
+                    ttl.copy(x_blk, pipe).wait()
+
+                def receive_x(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, x_blk).wait()
+
+                x_net.if_src(send_x)
+                x_net.if_dst(receive_x)
             for t in range(first, last):
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(up[0:h_tiles, t : t + 1], w_blk).wait()
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(gate[0:h_tiles, t : t + 1], w_blk).wait()
+                with act_dfb.wait() as a:
+                    ttl.copy(a, act[0:1, t : t + 1]).wait()
+            with acts_written_dfb.reserve() as token:
+
+                def send_token(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:1], token).wait()
+                    ttl.copy(token, pipe).wait()
+
+                def receive_token(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, token).wait()
+
+                acts_written.if_src(send_token)
+                acts_written.if_dst(receive_token)
+            for share in range(shares):
+                k = share * h_tiles
+                with share_dfb.reserve() as act_blk:
+
+                    def send_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(act[0:1, k : k + h_tiles], act_blk).wait()
+                        ttl.copy(act_blk, pipe).wait()
+
+                    def receive_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(pipe, act_blk).wait()
+
+                    act_net.if_src(send_act)
+                    act_net.if_dst(receive_act)
             for t in range(first, last):
-                k = (t // h_tiles) * h_tiles
-                n = t % h_tiles
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(down[k : k + h_tiles, n : n + 1], w_blk).wait()
+                with product_dfb.wait() as product:
+                    r = t // h_tiles
+                    n = t % h_tiles
+                    ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
+            with parts_written_dfb.reserve() as identity:
+
+                def send_identity(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:shares], identity).wait()
+                    ttl.copy(identity, pipe).wait()
+
+                def receive_identity(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, identity).wait()
+
+                parts_written.if_src(send_identity)
+                parts_written.if_dst(receive_identity)
+            for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
+                with stack_dfb.reserve() as stack:
+                    ttl.copy(parts[0:shares, n : n + 1], stack).wait()
+                with m_dfb.wait() as m_blk:
+                    ttl.copy(m_blk, m[0:1, n : n + 1]).wait()
 
         if config.weights == "bf16":
 
@@ -252,68 +304,19 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
                             m_blk.store(identity @ stack)
 
         @ttl.datamovement()
-        def write():
+        def stream():
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
             first, last = (node * f_tiles) // nodes, ((node + 1) * f_tiles) // nodes
-            with x_dfb.reserve() as x_blk:
-
-                def send_x(pipe: ttl.Pipe) -> None:
-                    ttl.copy(x[0:1, 0:h_tiles], x_blk).wait()
-                    ttl.copy(x_blk, pipe).wait()
-
-                def receive_x(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, x_blk).wait()
-
-                x_net.if_src(send_x)
-                x_net.if_dst(receive_x)
             for t in range(first, last):
-                with act_dfb.wait() as a:
-                    ttl.copy(a, act[0:1, t : t + 1]).wait()
-            with acts_written_dfb.reserve() as token:
-
-                def send_token(pipe: ttl.Pipe) -> None:
-                    ttl.copy(identities[0:1, 0:1], token).wait()
-                    ttl.copy(token, pipe).wait()
-
-                def receive_token(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, token).wait()
-
-                acts_written.if_src(send_token)
-                acts_written.if_dst(receive_token)
-            for share in range(shares):
-                k = share * h_tiles
-                with share_dfb.reserve() as act_blk:
-
-                    def send_act(pipe: ttl.Pipe) -> None:
-                        ttl.copy(act[0:1, k : k + h_tiles], act_blk).wait()
-                        ttl.copy(act_blk, pipe).wait()
-
-                    def receive_act(pipe: ttl.Pipe) -> None:
-                        ttl.copy(pipe, act_blk).wait()
-
-                    act_net.if_src(send_act)
-                    act_net.if_dst(receive_act)
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(up[0:h_tiles, t : t + 1], w_blk).wait()
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(gate[0:h_tiles, t : t + 1], w_blk).wait()
             for t in range(first, last):
-                with product_dfb.wait() as product:
-                    r = t // h_tiles
-                    n = t % h_tiles
-                    ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
-            with parts_written_dfb.reserve() as identity:
-
-                def send_identity(pipe: ttl.Pipe) -> None:
-                    ttl.copy(identities[0:1, 0:shares], identity).wait()
-                    ttl.copy(identity, pipe).wait()
-
-                def receive_identity(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, identity).wait()
-
-                parts_written.if_src(send_identity)
-                parts_written.if_dst(receive_identity)
-            for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
-                with stack_dfb.reserve() as stack:
-                    ttl.copy(parts[0:shares, n : n + 1], stack).wait()
-                with m_dfb.wait() as m_blk:
-                    ttl.copy(m_blk, m[0:1, n : n + 1]).wait()
+                k = (t // h_tiles) * h_tiles
+                n = t % h_tiles
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(down[k : k + h_tiles, n : n + 1], w_blk).wait()
 
     return operation

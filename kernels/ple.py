@@ -164,29 +164,97 @@ def ple(config: PleConfig) -> Ple:
         y_dfb = block(1, 1, 2)
 
         @ttl.datamovement()
-        def read():
+        def exchange():
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
-            for _ in range(1 // (1 + node_y // gate_shares)):  # in the first Rg rows
+            with share_dfb.reserve() as share:
+
+                def send_share(pipe: ttl.Pipe) -> None:
+                    k = (node_y % gate_shares) * gate_k  # rows without work get what they like
+                    ttl.copy(h[0:1, k : k + gate_k], share).wait()
+                    ttl.copy(share, pipe).wait()
+
+                def receive_share(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, share).wait()
+
+                rows_net.if_src(send_share)
+                rows_net.if_dst(receive_share)
+            for _ in range(1 // (1 + node_y // gate_shares)):
                 for n in range((node_x * p_tiles) // grid_x, ((node_x + 1) * p_tiles) // grid_x):
-                    with gate_dfb.reserve() as gate_blk:
-                        k = node_y * gate_k
-                        ttl.copy(gate[k : k + gate_k, n : n + 1], gate_blk).wait()
+                    with product_dfb.wait() as product:
+                        ttl.copy(product, sums[node_y : node_y + 1, n : n + 1]).wait()
+            with sums_written_dfb.reserve() as identity:
+
+                def send_sums_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:gate_shares], identity).wait()
+                    ttl.copy(identity, pipe).wait()
+
+                def receive_sums_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, identity).wait()
+
+                sums_written.if_src(send_sums_written)
+                sums_written.if_dst(receive_sums_written)
             for n in range((node * p_tiles) // nodes, ((node + 1) * p_tiles) // nodes):
-                with pli_dfb.reserve() as pli_blk:
-                    ttl.copy(pli[0:1, n : n + 1], pli_blk).wait()
+                with stack_dfb.reserve() as stack:
+                    ttl.copy(sums[0:gate_shares, n : n + 1], stack).wait()
+                with act_tile_dfb.wait() as act_tile:
+                    ttl.copy(act_tile, act[0:1, n : n + 1]).wait()
+            with act_written_dfb.reserve() as token:
+
+                def send_act_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:1], token).wait()
+                    ttl.copy(token, pipe).wait()
+
+                def receive_act_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, token).wait()
+
+                act_written.if_src(send_act_written)
+                act_written.if_dst(receive_act_written)
+            for part in range(parts_count):
+                k = part * part_k
+                with act_dfb.reserve() as act_blk:
+
+                    def send_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(act[0:1, k : k + part_k], act_blk).wait()
+                        ttl.copy(act_blk, pipe).wait()
+
+                    def receive_act(pipe: ttl.Pipe) -> None:
+                        ttl.copy(pipe, act_blk).wait()
+
+                    act_net.if_src(send_act)
+                    act_net.if_dst(receive_act)
             for unit in range((node * units) // nodes, ((node + 1) * units) // nodes):
-                with projection_dfb.reserve() as projection_blk:
-                    k = (unit // h_tiles) * part_k
+                with product_dfb.wait() as product:
+                    r = unit // h_tiles
                     n = unit % h_tiles
-                    ttl.copy(projection[k : k + part_k, n : n + 1], projection_blk).wait()
-            with scalar_dfb.reserve() as scalar:
-                ttl.copy(s[0:1, 0:1], scalar).wait()
+                    ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
+            with parts_written_dfb.reserve() as identity:
+
+                def send_parts_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(identities[0:1, 0:parts_count], identity).wait()
+                    ttl.copy(identity, pipe).wait()
+
+                def receive_parts_written(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, identity).wait()
+
+                parts_written.if_src(send_parts_written)
+                parts_written.if_dst(receive_parts_written)
+            with parts_dfb.reserve() as parts_blk:
+
+                def send_parts(pipe: ttl.Pipe) -> None:
+                    ttl.copy(parts[0:parts_count, 0:h_tiles], parts_blk).wait()
+                    ttl.copy(parts_blk, pipe).wait()
+
+                def receive_parts(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, parts_blk).wait()
+
+                parts_net.if_src(send_parts)
+                parts_net.if_dst(receive_parts)
             for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
-                with h_dfb.reserve() as h_blk:
-                    ttl.copy(h[0:1, n : n + 1], h_blk).wait()
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(w[0:1, n : n + 1], w_blk).wait()
+                with pieces_dfb.reserve() as pieces:
+                    ttl.copy(parts[0:parts_count, n : n + 1], pieces).wait()
+                with y_dfb.wait() as y_blk:
+                    ttl.copy(y_blk, y[0:1, n : n + 1]).wait()
 
         @ttl.compute()
         def compute():
@@ -283,96 +351,28 @@ def ple(config: PleConfig) -> Ple:
                                     y_blk.store((h_blk + e * (high + low) * w_blk) * scalar)
 
         @ttl.datamovement()
-        def write():
+        def stream():
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
-            with share_dfb.reserve() as share:
-
-                def send_share(pipe: ttl.Pipe) -> None:
-                    k = (node_y % gate_shares) * gate_k  # rows without work get what they like
-                    ttl.copy(h[0:1, k : k + gate_k], share).wait()
-                    ttl.copy(share, pipe).wait()
-
-                def receive_share(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, share).wait()
-
-                rows_net.if_src(send_share)
-                rows_net.if_dst(receive_share)
-            for _ in range(1 // (1 + node_y // gate_shares)):
+            for _ in range(1 // (1 + node_y // gate_shares)):  # in the first Rg rows
                 for n in range((node_x * p_tiles) // grid_x, ((node_x + 1) * p_tiles) // grid_x):
-                    with product_dfb.wait() as product:
-                        ttl.copy(product, sums[node_y : node_y + 1, n : n + 1]).wait()
-            with sums_written_dfb.reserve() as identity:
-
-                def send_sums_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(identities[0:1, 0:gate_shares], identity).wait()
-                    ttl.copy(identity, pipe).wait()
-
-                def receive_sums_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, identity).wait()
-
-                sums_written.if_src(send_sums_written)
-                sums_written.if_dst(receive_sums_written)
+                    with gate_dfb.reserve() as gate_blk:
+                        k = node_y * gate_k
+                        ttl.copy(gate[k : k + gate_k, n : n + 1], gate_blk).wait()
             for n in range((node * p_tiles) // nodes, ((node + 1) * p_tiles) // nodes):
-                with stack_dfb.reserve() as stack:
-                    ttl.copy(sums[0:gate_shares, n : n + 1], stack).wait()
-                with act_tile_dfb.wait() as act_tile:
-                    ttl.copy(act_tile, act[0:1, n : n + 1]).wait()
-            with act_written_dfb.reserve() as token:
-
-                def send_act_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(identities[0:1, 0:1], token).wait()
-                    ttl.copy(token, pipe).wait()
-
-                def receive_act_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, token).wait()
-
-                act_written.if_src(send_act_written)
-                act_written.if_dst(receive_act_written)
-            for part in range(parts_count):
-                k = part * part_k
-                with act_dfb.reserve() as act_blk:
-
-                    def send_act(pipe: ttl.Pipe) -> None:
-                        ttl.copy(act[0:1, k : k + part_k], act_blk).wait()
-                        ttl.copy(act_blk, pipe).wait()
-
-                    def receive_act(pipe: ttl.Pipe) -> None:
-                        ttl.copy(pipe, act_blk).wait()
-
-                    act_net.if_src(send_act)
-                    act_net.if_dst(receive_act)
+                with pli_dfb.reserve() as pli_blk:
+                    ttl.copy(pli[0:1, n : n + 1], pli_blk).wait()
             for unit in range((node * units) // nodes, ((node + 1) * units) // nodes):
-                with product_dfb.wait() as product:
-                    r = unit // h_tiles
+                with projection_dfb.reserve() as projection_blk:
+                    k = (unit // h_tiles) * part_k
                     n = unit % h_tiles
-                    ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
-            with parts_written_dfb.reserve() as identity:
-
-                def send_parts_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(identities[0:1, 0:parts_count], identity).wait()
-                    ttl.copy(identity, pipe).wait()
-
-                def receive_parts_written(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, identity).wait()
-
-                parts_written.if_src(send_parts_written)
-                parts_written.if_dst(receive_parts_written)
-            with parts_dfb.reserve() as parts_blk:
-
-                def send_parts(pipe: ttl.Pipe) -> None:
-                    ttl.copy(parts[0:parts_count, 0:h_tiles], parts_blk).wait()
-                    ttl.copy(parts_blk, pipe).wait()
-
-                def receive_parts(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, parts_blk).wait()
-
-                parts_net.if_src(send_parts)
-                parts_net.if_dst(receive_parts)
+                    ttl.copy(projection[k : k + part_k, n : n + 1], projection_blk).wait()
+            with scalar_dfb.reserve() as scalar:
+                ttl.copy(s[0:1, 0:1], scalar).wait()
             for n in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
-                with pieces_dfb.reserve() as pieces:
-                    ttl.copy(parts[0:parts_count, n : n + 1], pieces).wait()
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, n : n + 1]).wait()
+                with h_dfb.reserve() as h_blk:
+                    ttl.copy(h[0:1, n : n + 1], h_blk).wait()
+                with w_dfb.reserve() as w_blk:
+                    ttl.copy(w[0:1, n : n + 1], w_blk).wait()
 
     return operation

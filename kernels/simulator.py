@@ -38,10 +38,10 @@ from typing import Any, cast
 
 import torch
 
+from kernels.block_float import BFP8_BITS, round_to_block_float
+
 L1_BYTES = 1_461_760
 MAX_BUFFERS = 32
-FPU_BLOCK = 16
-"""Values that share an exponent in bfloat8_b: one row of a 16 × 16 face."""
 
 # What the compiler has, of what the simulator offers. Its gelu is a table and so not here.
 COMPILED_MATH = frozenset(
@@ -196,39 +196,10 @@ def is_bfloat8(dtype: Any) -> bool:
 def rounded(values: torch.Tensor, dtype: Any) -> torch.Tensor:
     """`values` (float32) as a number format holds them, in float32."""
     if is_bfloat8(dtype):
-        return round_to_bfloat8(values)
+        return round_to_block_float(values, BFP8_BITS)
     if dtype in (torch.bfloat16, torch.float16):
         return values.to(dtype).float()
     return values
-
-
-def round_to_bfloat8(values: torch.Tensor) -> torch.Tensor:
-    """Sixteen values of a row share their largest exponent; each keeps a sign and seven bits.
-
-    Bit for bit ttnn's own conversion (tests/chip compares them).
-    """
-    return _block_float(values, 7)
-
-
-def round_to_bfloat4(values: torch.Tensor) -> torch.Tensor:
-    """As bfloat8, with three bits."""
-    return _block_float(values, 3)
-
-
-def _block_float(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Ttnn's: aligned to the largest exponent within 24 bits, what falls out lost; then rounded.
-
-    To nearest, ties to even; what rounds up past the bits stays at the largest. Denormals are zero.
-    """
-    groups = values.float().reshape(*values.shape[:-1], -1, FPU_BLOCK)
-    size = groups.abs()
-    size = torch.where(size < torch.finfo(torch.float32).tiny, 0.0, size)
-    _, exponent = torch.frexp(size.amax(-1, keepdim=True))
-    one = torch.ones_like(size[..., :1])
-    aligned = torch.floor(size / torch.ldexp(one, exponent - 24)) * 2.0 ** (bits - 24)
-    mantissa = torch.round(aligned).clamp(max=2**bits - 1)
-    result = mantissa * torch.ldexp(one, exponent - bits)
-    return torch.where(groups < 0, -result, result).add(0.0).reshape(values.shape)
 
 
 def _mend_tensors() -> None:
@@ -587,7 +558,7 @@ def _mend_pipes() -> None:
 
     def others(pipe: Any) -> int:
         """Receivers that a multicast waits for; a unicast waits for nobody."""
-        axes = [a if isinstance(a, slice) else slice(a, a + 1) for a in pipe.dst]
+        axes: list[Any] = [a if isinstance(a, slice) else slice(a, a + 1) for a in pipe.dst]
         if not any(isinstance(a, slice) for a in pipe.dst):
             return 0
         inside = all(a.start <= at < a.stop for a, at in zip(axes, pipe.src, strict=True))

@@ -98,7 +98,7 @@ class TtModel:
 
         report(f"planned for a {board}: {plan.total_bytes / 2**30:.2f} GiB of its DRAM")
         device = runtime.open_device()
-        operations = Operations(place.grid)
+        operations = Operations(place.grid, device)
         with torch.inference_mode():
             decoder = TtDecoder(
                 config, checkpoint, device, operations, num_slots, context_length, report

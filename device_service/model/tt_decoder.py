@@ -19,7 +19,13 @@ from device_service.model.checkpoint import Checkpoint
 from device_service.model.interface import ReportProgress, StepBatch
 from device_service.model.tt_operations import Operations
 from device_service.model.tt_step import KindStep, Row, kind_step, rows_of, slots_in_use
-from device_service.model.tt_weights import TILE, LayerWeights, WeightReader, padded_head
+from device_service.model.tt_weights import (
+    TILE,
+    LayerWeights,
+    WeightReader,
+    padded_head,
+    values_apart,
+)
 from kernels import runtime
 from kernels.gelu_mul import GELU_TILES
 from kernels.kv_append import append_selection
@@ -190,11 +196,12 @@ class TtDecoder:
         """Queries of the step's rows; its keys and values go to the cache on the way."""
         ops, size, d = self._operations, padded_head(layer.head_dim), self._config.hidden_size
         own = layer.num_kv_heads if layer.owns_kv else 0
-        parts = 0 if not own else own if layer.k_eq_v else 2 * own
+        apart = values_apart(layer)
+        parts = own if apart else 2 * own
         width = (layer.num_heads + parts) * size
         qkv = self._run(ops.linear(d, width), "qkv", width, x, weights["qkv"])
         split = ops.qkv_heads(
-            layer.num_heads, own, size, layer.head_dim, layer.k_eq_v, self._config.rms_norm_eps
+            layer.num_heads, own, size, layer.head_dim, apart, self._config.rms_norm_eps
         )
         q = self._buffer("q", TILE, layer.num_heads * size)
         if not own:
@@ -202,6 +209,8 @@ class TtDecoder:
             return q
         k, v = self._buffer("k", TILE, own * size), self._buffer("v", TILE, own * size)
         split(qkv, weights["q_norm"], weights["k_norm"], step.cos, step.sin, q, k, v)
+        if not layer.value_norm:
+            v = self._run(ops.linear(d, own * size), "v_raw", own * size, x, weights["v"])
         caches = self._caches[layer.index]
         append = ops.kv_append(self._num_slots, own, size, caches.length)
         append(k, v, step.append, caches.k, caches.v)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
+
 from kernels import runtime
 from kernels.attention import AttentionConfig, flash_attention
 from kernels.elementwise import ElementwiseConfig, residual_add
@@ -28,8 +30,9 @@ Tensor = Any
 class Operations:
     """Compiled kernels of one board."""
 
-    def __init__(self, board_grid: Grid) -> None:
+    def __init__(self, board_grid: Grid, device: Any) -> None:
         """`board_grid`: columns and rows of cores that kernels may use."""
+        self._device = device
         self._board_grid = board_grid
         self._grid = _worth_using(board_grid)
 
@@ -40,7 +43,10 @@ class Operations:
         try:
             return linear_hp(LinearHpConfig(k, n, grid, weights))
         except ValueError:  # the whole K does not fit
-            return linear(self._streamed(k, n, weights))
+            config = self._streamed(k, n, weights)
+        streamed = linear(config)
+        parts = runtime.put(torch.zeros(config.k_split * TILE, n), "bf16", self._device)
+        return lambda x, w, y: streamed(x, w, parts, y)
 
     @cache  # noqa: B019
     def rms_norm(self, d: int, eps: float) -> Operation:
@@ -117,18 +123,19 @@ class Operations:
         return (min(nodes, columns), needed)
 
     def _streamed(self, k: int, n: int, weights: Format) -> LinearConfig:
-        """The first of the streaming forms that fits; K in as few blocks as L1 allows."""
+        """Two bands of rows, each half of K, in as few blocks as L1 allows."""
         k_tiles, n_tiles = k // TILE, n // TILE
-        for rows in range(min(self._grid[1], n_tiles), 0, -1):
-            grid = (min(self._grid[0], n_tiles), rows)
-            n_block = -(-n_tiles // (grid[0] * rows))
-            if n_tiles % n_block:
+        columns, rows = self._grid[0], self._grid[1] // 2 * 2
+        n_block = next(
+            b
+            for b in range(1, n_tiles + 1)
+            if n_tiles % b == 0 and n_tiles // b <= columns * rows // 2
+        )
+        for k_block in (b for b in range(k_tiles // 2, 0, -1) if k_tiles % (2 * b) == 0):
+            try:
+                return LinearConfig(k, n, (columns, rows), k_block, n_block, 2, weights)
+            except ValueError:
                 continue
-            for k_block in (b for b in range(k_tiles - 1, 0, -1) if k_tiles % b == 0):
-                try:
-                    return LinearConfig(k, n, grid, k_block, n_block, weights=weights)
-                except ValueError:
-                    continue
         raise ValueError(f"no linear for {k} × {n} on {self._grid}")
 
 

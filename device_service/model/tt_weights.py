@@ -1,7 +1,7 @@
 """A checkpoint's weights as the kernels read them: transposed, joined, heads padded to whole tiles.
 
 Pure torch over a `Checkpoint`; knows no device. Every matrix is [K, N] (x @ w), q, k and v side by
-side in one. A head of D values whose half is no multiple of 32 is padded so that rotary's pairs
+side in one. A head of D values that is no multiple of 128 is padded so that rotary's pairs
 (d, d + D/2) stay half a padded head apart; what is padded is zero, so nothing else sees it but the
 mean of squares, which divides by the true D. Shapes use the key of `README.md`.
 """
@@ -35,6 +35,8 @@ class LayerWeights:
     qkv: Tensor
     """[D, (N + 2K) · H] with padded heads; [D, N · H] without own keys and values, without v's part
     where v is k."""
+    v: Tensor | None
+    """[D, K · H] where values are not normalized (Gemma 3), and so not in `qkv`."""
     q_norm: Tensor
     """float32 [32, H] of a padded head."""
     k_norm: Tensor | None
@@ -75,9 +77,14 @@ def check_shapes(config: ModelConfig) -> None:
             )
 
 
+def values_apart(layer: LayerConfig) -> bool:
+    """Whether `qkv` has no part of its own for v: v is k's, or is not normalized."""
+    return layer.k_eq_v or not layer.value_norm
+
+
 def padded_head(head_dim: int) -> int:
-    """Values of a head as the kernels see it: whole tiles in each half."""
-    return -(-head_dim // (2 * TILE)) * 2 * TILE
+    """Values of a head as the kernels see it: two whole tiles or more in each half."""
+    return -(-head_dim // (4 * TILE)) * 4 * TILE
 
 
 def pad_head(x: Tensor, head_dim: int) -> Tensor:
@@ -110,6 +117,7 @@ class WeightReader:
         return LayerWeights(
             input_norm=self.norm(f"{prefix}.input_layernorm"),
             qkv=self._qkv(layer, attention),
+            v=None if layer.value_norm else self._heads(layer, f"{attention}.v_proj"),
             q_norm=self._head_norm(layer, f"{attention}.q_norm"),
             k_norm=self._head_norm(layer, f"{attention}.k_norm") if layer.owns_kv else None,
             o=self._o(layer, f"{attention}.o_proj"),
@@ -143,9 +151,11 @@ class WeightReader:
     def _qkv(self, layer: LayerConfig, attention: str) -> Tensor:
         names = ["q_proj"]
         if layer.owns_kv:
-            names += ["k_proj"] if layer.k_eq_v else ["k_proj", "v_proj"]
-        parts = [pad_head(self.matrix(f"{attention}.{n}"), layer.head_dim) for n in names]
-        return torch.cat(parts, dim=1)
+            names += ["k_proj"] if values_apart(layer) else ["k_proj", "v_proj"]
+        return torch.cat([self._heads(layer, f"{attention}.{name}") for name in names], dim=1)
+
+    def _heads(self, layer: LayerConfig, name: str) -> Tensor:
+        return pad_head(self.matrix(name), layer.head_dim)
 
     def _o(self, layer: LayerConfig, name: str) -> Tensor:
         return pad_head(self._weight(name), layer.head_dim).T.contiguous()

@@ -17,7 +17,8 @@ from tests.chip.environment import CACHE, ROOT, WOLFPINE
 from tests.kernels.case import Case, all_cases
 
 Rows = dict[str, dict]
-VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in ('tt-lang', 'ttnn')))"
+PACKAGES = ("tt-lang", "ttnn", "wolfpine")
+VERSIONS = f"import importlib.metadata as m; print(*(m.version(n) for n in {PACKAGES}))"
 
 
 def cases_for(name: str) -> list[Case]:
@@ -32,10 +33,11 @@ def cases_for(name: str) -> list[Case]:
 def run(simulator: str) -> Rows:
     """Runs all that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
+    made_from = {"depends_on": depends_on(simulator), "sources": depends_on(WOLFPINE)}
     names = [case.name for case in cases_for(name) if name not in case.refused]
     with tempfile.TemporaryDirectory() as folder:
         rows = environment.rows("run", names, environment.simulated(simulator), Path(folder))
-    kept = {"depends_on": depends_on(simulator), "about": about(simulator), "rows": rows}
+    kept = made_from | {"about": about(simulator), "rows": rows}
     CACHE.mkdir(parents=True, exist_ok=True)
     _file(name).write_text(json.dumps(kept, indent=1) + "\n")
     return rows
@@ -56,11 +58,11 @@ def read(name: str) -> dict | None:
 
 def about(simulator: str) -> dict[str, str]:
     """Versions of what ran."""
-    tt_lang, ttnn = subprocess.run(
+    tt_lang, ttnn, wolfpine = subprocess.run(
         [environment.python(), "-c", VERSIONS], capture_output=True, text=True, check=True
     ).stdout.split()
     if simulator == WOLFPINE:
-        which, digest = "wolfpine 2.2", ""
+        which, digest = f"wolfpine {wolfpine}", ""
     else:
         chip = {"ttsim": "Blackhole", "wormhole": "Wormhole"}[environment.name_of(simulator)]
         which = f"ttsim (tenstorrent/ttsim), {chip}"

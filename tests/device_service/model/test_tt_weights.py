@@ -17,6 +17,7 @@ from device_service.model.tt_weights import (
     check_shapes,
     pad_head,
     padded_head,
+    values_apart,
 )
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.device_service.model.released import E2B, E4B, G12B, G31B, GEMMA3_270M
@@ -32,7 +33,7 @@ def test_q_k_v_side_by_side_are_the_three_projections(family: Family, tmp_path: 
     for layer in config.layers:
         names = ["q_proj"]
         if layer.owns_kv:
-            names += ["k_proj"] if layer.k_eq_v else ["k_proj", "v_proj"]
+            names += ["k_proj"] if values_apart(layer) else ["k_proj", "v_proj"]
         wanted = [
             F.linear(x, checkpoint.tensor(f"layers.{layer.index}.self_attn.{n}.weight").bfloat16())
             for n in names
@@ -44,13 +45,13 @@ def test_q_k_v_side_by_side_are_the_three_projections(family: Family, tmp_path: 
 
 
 def test_a_padded_head_keeps_its_pairs_half_a_head_apart() -> None:
-    heads = pad_head(torch.arange(1.0, 65.0), 32).view(2, 64)
+    heads = pad_head(torch.arange(1.0, 65.0), 32).view(2, 128)
     assert heads[0, :16].tolist() == list(range(1, 17))
-    assert heads[0, 32:48].tolist() == list(range(17, 33))
-    assert not heads[:, 16:32].any()
-    assert not heads[:, 48:].any()
-    whole = torch.arange(128.0)
-    assert pad_head(whole, 64) is whole
+    assert heads[0, 64:80].tolist() == list(range(17, 33))
+    assert not heads[:, 16:64].any()
+    assert not heads[:, 80:].any()
+    whole = torch.arange(256.0)
+    assert pad_head(whole, 128) is whole
 
 
 @pytest.mark.parametrize("raw", [E2B, E4B, G12B, G31B, GEMMA3_270M])

@@ -11,7 +11,6 @@ from kernels.runtime import Grid
 from tests.kernels.case import Case, Operand, Size, Tensors
 
 UNSEEN = -30000.0
-REFUSED = {"wolfpine": "FLW, which GCC 12 makes of a fill"}
 HUGE = 6.0
 """Bound at scores of 200, where the matrix engine's own rounding of a score shows."""
 See = Callable[[int, int, torch.Generator], torch.Tensor]
@@ -100,7 +99,6 @@ def case(
         oracle=lambda held: oracle(held, config.s),
         size=size,
         roundings=bound,
-        refused=REFUSED,
         weights=("k", "v") if size == "small" or config.units >= 64 else (),
     )
 

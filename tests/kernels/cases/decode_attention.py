@@ -11,7 +11,6 @@ from kernels.runtime import Grid
 from tests.kernels.case import Case, Operand, Size
 from tests.kernels.cases.attention import (
     HUGE,
-    REFUSED,
     See,
     causal,
     everything,
@@ -45,7 +44,6 @@ def case(
         oracle=lambda held: oracle(held, config.s),
         size=size,
         roundings=bound,
-        refused=REFUSED,
         weights=("k", "v") if config.units * config.chain >= 64 or size == "small" else (),
     )
 

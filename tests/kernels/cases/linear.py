@@ -44,12 +44,6 @@ def oracle(held: Tensors) -> Tensors:
     return {"y": held["x"] @ held["w"]}
 
 
-def refused(config: LinearConfig | LinearHpConfig) -> dict[str, str]:
-    if config.weights == "bfp8":
-        return {"wolfpine": "bfp8 unpack"}
-    return {"wolfpine": "multicast on NoC 1"} if isinstance(config, LinearConfig) else {}
-
-
 def case(
     kernel: Callable[..., Kernel], label: str, config: LinearConfig | LinearHpConfig, size: Size
 ) -> Case:
@@ -64,7 +58,7 @@ def case(
         oracle=oracle,
         size=size,
         weights=("w",),
-        refused=refused(config),
+        refused={"wolfpine": "bfp8 unpack"} if config.weights == "bfp8" else {},
     )
 
 
