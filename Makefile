@@ -117,8 +117,8 @@ $(VENV)/.dev: $(VENV)/.serve
 	@command -v riscv64-unknown-elf-g++ >/dev/null && [ -d /usr/lib/picolibc/riscv64-unknown-elf ] || { \
 	    echo "error: no cross compiler: apt-get install $(CROSS_COMPILER) (Debian 12)" >&2; exit 1; }
 
-# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. They want torch, which PyPI has with CUDA
-# only: 5 of the 6 GB. An index with CPU builds avoids that: PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'.
+# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. They want torch, whose
+# wheel for Linux has CUDA with it: 5 of the 6 GB. PIP_ARGS can name an index with CPU builds.
 $(VENV_TT)/.tt:
 	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { \
 	    echo "error: no Python 3.12 at $(PYTHON312): install it (pyenv install 3.12) and say make PYTHON312=PATH …" >&2; exit 1; }

@@ -1,19 +1,15 @@
 """Rows of tokens to attention's units and back: one-hot selections, multiplied; exact.
 
-A unit is what one attention core works on: 32 rows of one sequence and one kv head. A chunk is up
-to 32 / group tokens of one sequence; group = heads / kv_heads query heads share a kv head. Unit
-u = chunk · kv_heads + kv head; its row r · group + j holds token r of the chunk, query head j of
-the group. Rows that no token fills are 0. So 32 sequences of one row each are 32 · kv_heads
-units; 32 rows of one sequence are group · kv_heads.
+What a unit, a chunk and a group are, and which row lies where: `units.py`.
 
 reshape_to_heads    x [32, heads · D] → units [U · 32, D]
     units[c, g] = Σ_j to_units[c, j] @ x[head g · group + j]    to_units [chunks · 32, group · 32]
 reshape_from_heads  units [U · 32, D] → x [32, heads · D]
     x[head h] = Σ_u from_units[h, u] @ units[u]                 from_units [heads · 32, U · 32]
 
-All bf16, in tiles [32, 32]. The selections are data, built on the host by `chunks_of`, `to_units`,
-`from_units`, whenever a row changes its sequence; no kernel knows who sits where. Each value is
-multiplied by one 1 and added to zeros, so nothing is rounded.
+All bf16, in tiles [32, 32]. The selections are data, built on the host by `units.py`, whenever a
+row changes its sequence; no kernel knows who sits where. Each value is multiplied by one 1 and
+added to zeros, so nothing is rounded.
 
 to heads    Grid rows belong to kv heads in equal bands; the first node of a band reads the group's
             heads one by one and multicasts them to its band. Every node makes one unit a pass:
@@ -30,78 +26,12 @@ L1: see `to_l1_bytes`, `from_l1_bytes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, ttl, ttnn
 
-if TYPE_CHECKING:
-    import torch
-
 Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
-
-
-# --- Who sits in which unit: on the host ------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens of one sequence that attend together."""
-
-    sequence: int
-    rows: tuple[int, ...]
-    """Their rows of the step's tile row, in the order of their positions."""
-
-
-def chunks_of(sequences: Sequence[int | None], group: int) -> tuple[Chunk, ...]:
-    """Cuts a step into chunks; `sequences` names each row's sequence, None an idle row."""
-    rows: dict[int, list[int]] = {}
-    for row, sequence in enumerate(sequences):
-        if sequence is not None:
-            rows.setdefault(sequence, []).append(row)
-    most = TILE // group
-    return tuple(
-        Chunk(sequence, tuple(all_rows[i : i + most]))
-        for sequence, all_rows in rows.items()
-        for i in range(0, len(all_rows), most)
-    )
-
-
-def to_units(chunks: Sequence[Chunk], group: int, num_chunks: int) -> torch.Tensor:
-    """The selection of `reshape_to_heads`, for a kernel of `num_chunks`."""
-    import torch
-
-    selection = torch.zeros(num_chunks, TILE, group, TILE)
-    for c, chunk in enumerate(chunks):
-        for r, row in enumerate(chunk.rows):
-            for j in range(group):
-                selection[c, r * group + j, j, row] = 1.0
-    return selection.reshape(num_chunks * TILE, group * TILE)
-
-
-def tokens_of(chunks: Sequence[Chunk], group: int, num_chunks: int) -> torch.Tensor:
-    """Which token a unit's row belongs to, and a last tile that takes every token as it is."""
-    import torch
-
-    tokens = to_units(chunks, group, num_chunks).reshape(-1, group, TILE).sum(1)
-    return torch.cat([tokens, torch.eye(TILE)])
-
-
-def from_units(chunks: Sequence[Chunk], group: int, kv_heads: int, num_chunks: int) -> torch.Tensor:
-    """The selection of `reshape_from_heads`."""
-    import torch
-
-    selection = torch.zeros(kv_heads, group, TILE, num_chunks, kv_heads, TILE)
-    for c, chunk in enumerate(chunks):
-        for r, row in enumerate(chunk.rows):
-            for j in range(group):
-                for g in range(kv_heads):
-                    selection[g, j, row, c, g, r * group + j] = 1.0
-    return selection.reshape(kv_heads * group * TILE, num_chunks * kv_heads * TILE)
-
-
-# --- The kernels ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Norm and rotation work row by row, so rows may be selected first: exact, and the
 block of 32 rows to work on instead of `group` heads.
 
 qkv [32, (heads + 2 kv_heads) · D] bf16; to_units [chunks · 32, group · 32] and tokens
-[(chunks + 1) · 32, 32] bf16, by heads.to_units and heads.tokens_of; norms [96, D] f32: 32 rows each
+[(chunks + 1) · 32, 32] bf16, by units.to_units and units.tokens_of; norms [96, D] f32: 32 rows each
 of q_norm, k_norm, and 1 for v; cos, sin [32, D / 2] bf16, one row a token; units [U · 32, D], k, v
 [32, kv_heads · D] bf16. D is a multiple of 128. Layers without keys of their own: kv_heads stays,
 `own_kv` is False, and k, v are not there.

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-TILE = 32
+from kernels.runtime import TILE
+
 UNSEEN = -30_000.0
 """Added to the score of a position that a row does not see."""
 
@@ -45,6 +46,11 @@ def chunks_of(sequences: Sequence[int | None], group: int) -> tuple[Chunk, ...]:
     )
 
 
+def filled(chunks: Sequence[Chunk], num_chunks: int) -> list[Chunk | None]:
+    """The chunks of a step for a kernel of `num_chunks`: None where there is none."""
+    return [*chunks, *[None] * (num_chunks - len(chunks))]
+
+
 def to_units(chunks: Sequence[Chunk | None], group: int) -> torch.Tensor:
     """The selection of `reshape_to_heads`, [chunks · 32, group · 32]; None: a chunk of no rows."""
     selection = torch.zeros(len(chunks), TILE, group, TILE)
@@ -53,6 +59,12 @@ def to_units(chunks: Sequence[Chunk | None], group: int) -> torch.Tensor:
             for j in range(group):
                 selection[c, r * group + j, j, row] = 1.0
     return selection.reshape(len(chunks) * TILE, group * TILE)
+
+
+def tokens_of(chunks: Sequence[Chunk | None], group: int) -> torch.Tensor:
+    """Which token each unit's row is, [(chunks + 1) · 32, 32]; the last tile takes every token."""
+    tokens = to_units(chunks, group).reshape(-1, group, TILE).sum(1)
+    return torch.cat([tokens, torch.eye(TILE)])
 
 
 def from_units(chunks: Sequence[Chunk | None], group: int, kv_heads: int) -> torch.Tensor:

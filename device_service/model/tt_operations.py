@@ -46,7 +46,11 @@ class Operations:
             config = self._streamed(k, n, weights)
         streamed = linear(config)
         parts = runtime.put(torch.zeros(config.k_split * TILE, n), "bf16", self._device)
-        return lambda x, w, y: streamed(x, w, parts, y)
+
+        def operation(x: Tensor, w: Tensor, y: Tensor) -> None:
+            streamed(x, w, parts, y)
+
+        return operation
 
     @cache  # noqa: B019
     def rms_norm(self, d: int, eps: float) -> Operation:

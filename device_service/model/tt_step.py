@@ -20,7 +20,8 @@ from device_service.model.architecture import LayerConfig
 from device_service.model.interface import StepBatch
 from device_service.model.rope import rope_tables
 from device_service.model.tt_weights import padded_head
-from kernels.units import TILE, Chunk, chunks_of, from_units, to_units, unit_mask
+from kernels.runtime import TILE
+from kernels.units import Chunk, chunks_of, from_units, to_units, unit_mask
 
 Tensor = torch.Tensor
 

@@ -1,9 +1,10 @@
-"""Every kernel against torch in the functional simulator; its header's claims on DRAM and L1."""
+"""Every kernel against torch in the functional simulator. What it moves: test_traffic.py."""
 
 import pytest
 
-from kernels import runtime, simulator
-from tests.kernels.case import Case, all_cases, least_bytes, run
+from kernels import runtime
+from tests.kernels.case import Case, all_cases
+from tests.kernels.traffic import account
 
 CASES = all_cases()
 SMALL = [case for case in CASES if case.size == "small"]
@@ -11,15 +12,9 @@ FULL = [case for case in CASES if case.size == "full"]
 
 
 def held_to_its_claims(case: Case) -> None:
-    with simulator.counting() as traffic:
-        result = run(case, runtime.open_device())
-    assert result.good, f"{result.roundings:.2f} bf16 roundings, at most {result.bound}"
-    for name, least in least_bytes(case).items():
-        assert traffic.read_bytes[name] <= 1.02 * least
-        assert traffic.read_bytes[name] >= least
-        if case.size == "full" and case.grid != runtime.N150_GRID:
-            assert len(traffic.readers[name]) >= 64
-    assert traffic.l1_bytes <= runtime.L1_BYTES
+    row = account(case)
+    assert row["good"], f"{row['roundings']:.2f} bf16 roundings, at most {row['bound']}"
+    assert row["l1_bytes"] <= runtime.L1_BYTES
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)

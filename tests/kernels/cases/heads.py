@@ -6,15 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kernels.heads import (
-    HeadsConfig,
-    chunks_of,
-    from_units,
-    reshape_from_heads,
-    reshape_to_heads,
-    to_units,
-)
+from kernels.heads import HeadsConfig, reshape_from_heads, reshape_to_heads
 from kernels.runtime import Grid
+from kernels.units import chunks_of, filled, from_units, to_units
 from tests.kernels.case import Case, Operand, Size, Tensors
 
 Step = Sequence[int | None]
@@ -57,7 +51,7 @@ def to_case(label: str, config: HeadsConfig, step: Step, size: Size) -> Case:
         chunks = chunks_of(step, config.group)
         return [
             Operand("x", values(32, config.heads * config.head_dim, generator=generator)),
-            Operand("to_units", to_units(chunks, config.group, config.chunks)),
+            Operand("to_units", to_units(filled(chunks, config.chunks), config.group)),
             Operand("units", torch.empty(config.units * 32, config.head_dim), role="write"),
         ]
 
@@ -72,7 +66,10 @@ def from_case(label: str, config: HeadsConfig, step: Step, size: Size) -> Case:
         chunks = chunks_of(step, config.group)
         return [
             Operand("units", values(config.units * 32, config.head_dim, generator=generator)),
-            Operand("from_units", from_units(chunks, config.group, config.kv_heads, config.chunks)),
+            Operand(
+                "from_units",
+                from_units(filled(chunks, config.chunks), config.group, config.kv_heads),
+            ),
             Operand("x", torch.empty(32, config.heads * config.head_dim), role="write"),
         ]
 

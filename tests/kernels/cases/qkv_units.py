@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from kernels.heads import chunks_of, to_units, tokens_of
 from kernels.qkv_units import QkvUnitsConfig, qkv_units
 from kernels.runtime import Grid
+from kernels.units import chunks_of, filled, to_units, tokens_of
 from tests.kernels.case import Case, Operand, Size, Tensors
 from tests.kernels.cases.heads import MIXED, ONE_EACH, ONE_SEQUENCE, Step
 from tests.kernels.cases.qkv_heads import normed, raw, table, turned, weight
@@ -26,8 +26,8 @@ def case(label: str, config: QkvUnitsConfig, step: Step, size: Size) -> Case:
             outputs += [Operand(x, torch.empty(32, kv_heads * d), role="write") for x in ("k", "v")]
         return [
             Operand("qkv", raw(heads + parts * kv_heads, d, generator)),
-            Operand("to_units", to_units(chunks, group, config.chunks)),
-            Operand("tokens", tokens_of(chunks, group, config.chunks)),
+            Operand("to_units", to_units(filled(chunks, config.chunks), group)),
+            Operand("tokens", tokens_of(filled(chunks, config.chunks), group)),
             Operand("norms", norms, "f32"),
             Operand("cos", table(d).cos()),
             Operand("sin", table(d).sin()),
