@@ -88,7 +88,7 @@ class TtDecoder:
         self._config = config
         self._device = device
         self._operations = operations
-        self._num_slots = num_slots
+        self._num_slots = -(-num_slots // 2) * 2  # units of attention are made by two cores or more
         self._context_length = context_length
         reader = WeightReader(checkpoint, config)
         self._embeddings = checkpoint.tensor("embed_tokens.weight")

@@ -73,12 +73,12 @@ def _rows(batch: StepBatch) -> Iterator[Row]:
 
 
 def slots_in_use(rows: Sequence[Row], num_slots: int) -> int:
-    """How many slots, from 0 on, the step's attention covers: a power of two, or all.
+    """How many slots, from 0 on, the step's attention covers: a power of two from 2 on, or all.
 
     Few different numbers, because each is a program of its own.
     """
-    highest = max(row.slot for row in rows) + 1
-    return min(num_slots, 1 << (highest - 1).bit_length())
+    highest = max(row.slot for row in rows)
+    return min(num_slots, max(2, 1 << highest.bit_length()))
 
 
 def kind_step(layer: LayerConfig, rows: Sequence[Row], num_slots: int, length: int) -> KindStep:
