@@ -133,6 +133,52 @@ def decode_attention(config: DecodeAttentionConfig) -> DecodeAttention:
         o_lo_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(o, shape=(1, 1), block_count=2)
 
+        # Defined first because it multicasts: the other thread's network takes rectangles turned.
+        @ttl.datamovement()
+        def write():
+            """What the softmax writes; the barrier; then what the merge reads."""
+            node_x, node_y = ttl.node(dims=2)
+            node = node_y * grid_x + node_x
+            group = node // chain
+            c = node % chain
+            at_work = (groups - 1 - group + nodes) // nodes
+            first = (group * units) // groups
+            last = first + (((group + 1) * units) // groups - first) * at_work
+            for u in range(first, last):
+                r = u * chain + c
+                with row_dfb.wait() as row:
+                    ttl.copy(row, scratch[r : r + 1, 0:d_tiles]).wait()
+                with row_dfb.wait() as row:
+                    ttl.copy(row, scratch[r : r + 1, d_tiles : 2 * d_tiles]).wait()
+                for n in range(maximum, maximum + 3):
+                    with stat_dfb.wait() as stat:
+                        ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
+            with arrived_dfb.reserve() as arrived:
+
+                def send(pipe: ttl.Pipe) -> None:
+                    ttl.copy(q[0:1, 0:1], arrived).wait()
+                    ttl.copy(arrived, pipe).wait()
+
+                def receive(pipe: ttl.Pipe) -> None:
+                    ttl.copy(pipe, arrived).wait()
+
+                barrier.if_src(send)
+                barrier.if_dst(receive)
+            with arrived_dfb.wait() as arrived:
+                pass
+            for u in range(first, last):
+                for n in range((c * d_tiles) // chain, ((c + 1) * d_tiles) // chain):
+                    for r in range(u * chain, (u + 1) * chain):
+                        for m in range(maximum, maximum + 3):
+                            with in_dfb.reserve() as part_in:
+                                ttl.copy(scratch[r : r + 1, m : m + 1], part_in).wait()
+                        with in_dfb.reserve() as part_in:
+                            ttl.copy(scratch[r : r + 1, n : n + 1], part_in).wait()
+                        with in_dfb.reserve() as part_in:
+                            ttl.copy(
+                                scratch[r : r + 1, d_tiles + n : d_tiles + n + 1], part_in
+                            ).wait()
+
         @ttl.datamovement()
         def read():
             """What the softmax reads; then, of the merge, what it writes."""
@@ -369,50 +415,5 @@ def decode_attention(config: DecodeAttentionConfig) -> DecodeAttention:
                         y_dfb.reserve() as y_blk,
                     ):
                         y_blk.store((o_hi + o_lo) * ttl.math.recip(sum_hi + sum_lo))
-
-        @ttl.datamovement()
-        def write():
-            """What the softmax writes; the barrier; then what the merge reads."""
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            group = node // chain
-            c = node % chain
-            at_work = (groups - 1 - group + nodes) // nodes
-            first = (group * units) // groups
-            last = first + (((group + 1) * units) // groups - first) * at_work
-            for u in range(first, last):
-                r = u * chain + c
-                with row_dfb.wait() as row:
-                    ttl.copy(row, scratch[r : r + 1, 0:d_tiles]).wait()
-                with row_dfb.wait() as row:
-                    ttl.copy(row, scratch[r : r + 1, d_tiles : 2 * d_tiles]).wait()
-                for n in range(maximum, maximum + 3):
-                    with stat_dfb.wait() as stat:
-                        ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
-            with arrived_dfb.reserve() as arrived:
-
-                def send(pipe: ttl.Pipe) -> None:
-                    ttl.copy(q[0:1, 0:1], arrived).wait()
-                    ttl.copy(arrived, pipe).wait()
-
-                def receive(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, arrived).wait()
-
-                barrier.if_src(send)
-                barrier.if_dst(receive)
-            with arrived_dfb.wait() as arrived:
-                pass
-            for u in range(first, last):
-                for n in range((c * d_tiles) // chain, ((c + 1) * d_tiles) // chain):
-                    for r in range(u * chain, (u + 1) * chain):
-                        for m in range(maximum, maximum + 3):
-                            with in_dfb.reserve() as part_in:
-                                ttl.copy(scratch[r : r + 1, m : m + 1], part_in).wait()
-                        with in_dfb.reserve() as part_in:
-                            ttl.copy(scratch[r : r + 1, n : n + 1], part_in).wait()
-                        with in_dfb.reserve() as part_in:
-                            ttl.copy(
-                                scratch[r : r + 1, d_tiles + n : d_tiles + n + 1], part_in
-                            ).wait()
 
     return operation

@@ -8,7 +8,8 @@ Cores: node (0, 0) reads x and the norm's weight and multicasts both; every node
 for itself, into L1, then multiplies it with its own columns of w, one at a time with the whole K.
 Node i of C owns tile columns [i N / C, (i + 1) N / C). To normalise once and multicast the result
 would save nothing: the other nodes could only wait for it, and they wait for their weights anyway.
-One data-movement thread streams w from the first moment on; the other brings x and takes y away.
+One data-movement thread streams w from the first moment on; the other, defined first because it
+multicasts, brings x and takes y away.
 The norm is that of `kernels.norm`: factor in two bf16 tiles, x̂ rounded to bf16 once, as the
 reference's; here the whole row is one block, so the factor's column is broadcast over it.
 DRAM: x, norm, w once, y once.
@@ -155,6 +156,7 @@ def _norm_linear_bf16(config: NormLinearConfig) -> Kernel:
         low_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, 1), block_count=1)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_tiles, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+        _bring_row_and_take_result(config, x, norm, y, x_dfb, norm_dfb, y_dfb)
         _stream_weights(config, w, w_dfb)
 
         @ttl.compute()
@@ -205,8 +207,6 @@ def _norm_linear_bf16(config: NormLinearConfig) -> Kernel:
                     with w_dfb.wait() as w_blk, y_dfb.reserve() as y_blk:
                         y_blk.store(normed @ w_blk)
 
-        _bring_row_and_take_result(config, x, norm, y, x_dfb, norm_dfb, y_dfb)
-
     return operation
 
 
@@ -231,6 +231,7 @@ def _norm_linear_bfp8(config: NormLinearConfig) -> Kernel:
         low_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, 1), block_count=1)
         w_dfb = ttl.make_dataflow_buffer_like(w, shape=(k_tiles, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
+        _bring_row_and_take_result(config, x, norm, y, x_dfb, norm_dfb, y_dfb)
         _stream_weights(config, w, w_dfb)
 
         @ttl.compute()
@@ -286,7 +287,5 @@ def _norm_linear_bfp8(config: NormLinearConfig) -> Kernel:
                         column.store(ttl.math.typecast(w_blk, ttnn.bfloat16))
                     with column_dfb.wait() as column, y_dfb.reserve() as y_blk:
                         y_blk.store(normed @ column)
-
-        _bring_row_and_take_result(config, x, norm, y, x_dfb, norm_dfb, y_dfb)
 
     return operation
