@@ -260,6 +260,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _on_terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     device_flags = {"backend": arguments.backend}
+    if arguments.backend != "torch":  # a simulator computes what a slot could hold
+        device_flags |= {"slots": "2", "context-length": "512"}
     gateway_flags: dict[str, str] = {}
     if arguments.action == "serve":
         device_flags |= {"listen": "127.0.0.1:50051", "metrics-listen": "127.0.0.1:9101"}

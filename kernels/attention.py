@@ -30,10 +30,12 @@ with a transposed operand.
 Error: below 2 roundings at Gemma's sizes. It grows with the scores, whatever the kernel does: the
 matrix engine rounds the products of each eight dims to 2⁻¹² of their largest, and the exponential
 turns that into a relative error. At D = 256 a score of 11 is off by up to 0.003 and one of 37 by
-0.013; 3.3 roundings were seen at D = 64 with scores of 200.
+0.013; at D = 32, where each product is a larger part of the score, one of 44 by 0.023, six
+roundings of its exponential. So small heads with scores around 40 are beyond 2 roundings, and 3.3
+were seen at D = 64 with scores of 200. The functional simulator shows none of this.
 Cores: node i of C owns the units [i U / C, (i + 1) U / C); no node talks to another.
 DRAM: q, k, v, mask once, o once.
-L1: `AttentionConfig.l1_bytes`: 1.06 MB for blocks of 4 tiles at D = 512, of 8 at 256 0.93 MB.
+L1: `AttentionConfig.l1_bytes`: 1.05 MB for blocks of 4 tiles at D = 512, of 8 at 256 0.93 MB.
 """
 
 from __future__ import annotations

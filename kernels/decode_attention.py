@@ -22,7 +22,7 @@ Cores: group g is the nodes [g · chain, (g + 1) · chain) and owns the units [g
 of G = nodes / chain groups; what is left over of the grid only takes part in the barrier.
 DRAM: k, v, mask once, q `chain` times, o once; scratch U · chain · (2 D / 32 + 3) tiles written,
 and read by those who merge: once, but its 3 tiles of maximum and sum D / 32 times.
-L1: `DecodeAttentionConfig.l1_bytes`. Dataflow buffers: all 32, one of them the compiler's own.
+L1: `DecodeAttentionConfig.l1_bytes`. Dataflow buffers: all 32, two of them the compiler's own.
 Limits: step 4 reads 5 · chain tiles one after the other for each tile column, so that a chain of 8
 to 16 is likely better than one of all nodes; and a unit needs at least `chain` blocks.
 Error: as kernels/attention.py. Longer than a file should be: a thread cannot call a function, so

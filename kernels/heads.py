@@ -104,7 +104,9 @@ def reshape_to_heads(config: HeadsConfig) -> Kernel:
             f"chunks = {config.chunks} do not spread over bands of {config.band} nodes"
         )
     if config.to_l1_bytes > L1_BYTES:
-        raise ValueError(f"head_dim = {config.head_dim} takes {config.to_l1_bytes} bytes of L1")
+        raise ValueError(
+            f"head_dim = {config.head_dim} takes {config.to_l1_bytes} of {L1_BYTES} B L1"
+        )
     width, group, kv_heads, band = (
         config.head_dim // TILE,
         config.group,
@@ -170,9 +172,14 @@ def reshape_from_heads(config: HeadsConfig) -> Kernel:
     if config.heads % grid_x:
         raise ValueError(f"grid = {config.grid}: its columns must divide heads = {config.heads}")
     if config.head_dim // TILE % grid_y:
-        raise ValueError(f"grid = {config.grid}: its rows must divide {config.head_dim // TILE}")
+        raise ValueError(
+            f"grid = {config.grid}: its rows must divide head_dim = {config.head_dim}'s tiles"
+        )
     if config.from_l1_bytes > L1_BYTES:
-        raise ValueError(f"{config.units} units take {config.from_l1_bytes} bytes of L1")
+        raise ValueError(
+            f"chunks = {config.chunks}: {config.units} units take {config.from_l1_bytes} of "
+            f"{L1_BYTES} B L1"
+        )
     width, num_units, columns = config.head_dim // TILE, config.units, config.columns
     heads_each = config.heads // grid_x
 

@@ -61,9 +61,11 @@ class KvAppendConfig:
             raise ValueError(f"grid = {self.grid}: kv_heads = {self.kv_heads} must divide its rows")
         if self.grid[0] * self.grid[1] // self.kv_heads < 2:
             # a multicast to one node has no flow control
-            raise ValueError(f"grid = {self.grid}: at least 2 nodes for each of {self.kv_heads}")
+            raise ValueError(
+                f"grid = {self.grid}: at least 2 nodes for each of kv_heads = {self.kv_heads}"
+            )
         if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} bytes of L1")
+            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} of {L1_BYTES} B L1")
 
     @property
     def l1_bytes(self) -> int:

@@ -77,14 +77,18 @@ class LmHeadConfig:
     def __post_init__(self) -> None:
         _tiles(self.hidden, "hidden")
         columns = _tiles(self.vocabulary, "vocabulary")
+        if self.weights not in ("bf16", "bfp8"):
+            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
         if columns < self.nodes:
             raise ValueError(f"vocabulary = {self.vocabulary} has no column for {self.nodes} nodes")
         if self.most_columns > MAX_PLACE:
             raise ValueError(f"vocabulary = {self.vocabulary} gives a node over {MAX_PLACE} tiles")
         if not 1 <= self.depth <= columns // self.nodes:
-            raise ValueError(f"depth = {self.depth}, not 1 to {columns // self.nodes} columns")
+            raise ValueError(
+                f"depth = {self.depth}: 1 to {columns // self.nodes}, a node's columns"
+            )
         if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"hidden = {self.hidden} takes {self.l1_bytes} of {L1_BYTES} B of L1")
+            raise ValueError(f"hidden = {self.hidden} takes {self.l1_bytes} of {L1_BYTES} B L1")
 
     @property
     def nodes(self) -> int:

@@ -63,6 +63,10 @@ class MlpConfig:
             raise ValueError(f"f = {self.f} is no multiple of h = {self.h}")
         if self.grid[0] * self.grid[1] < 2:
             raise ValueError(f"grid = {self.grid} has fewer than 2 nodes")
+        if self.weights not in ("bf16", "bfp8"):
+            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
+        if self.w_blocks < 0 or self.w_blocks == 1:
+            raise ValueError(f"w_blocks = {self.w_blocks}: at least 2, or 0 for as many as fit")
         if self.columns < 2:
             raise ValueError(f"h = {self.h} leaves L1 for {self.columns} columns of weights, not 2")
 

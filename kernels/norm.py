@@ -20,7 +20,7 @@ Cores: node (0, 0) reads x and multicasts it; every node sums all of it and writ
 the columns, [i D / C, (i + 1) D / C) of D/32 tiles for node i of C. One node is enough where
 nothing else waits; a row of nodes shares the last stage and its reads.
 DRAM: x twice, w and h once, s once a node; y once.
-L1: 3 · D/32 tiles and 17 more; D = 5376 takes 1.06 MB.
+L1: 3 · D/32 tiles and 16 more; D = 5376 takes 1.06 MB.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class NormConfig:
 
     def __post_init__(self) -> None:
         if self.d <= 0 or self.d % TILE:
-            raise ValueError(f"D = {self.d} is no multiple of {TILE}")
+            raise ValueError(f"d = {self.d} is no multiple of {TILE}")
         if not self.eps > 0:
             raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
         if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"D = {self.d} takes {self.l1_bytes} bytes of L1, not {L1_BYTES}")
+            raise ValueError(f"d = {self.d} takes {self.l1_bytes} of {L1_BYTES} B L1")
 
     @property
     def l1_bytes(self) -> int:
         """What the dataflow buffers of one core take, in the larger kernel."""
-        return (3 * (self.d // TILE) + 17) * TILE_BYTES["bf16"]
+        return (3 * (self.d // TILE) + 16) * TILE_BYTES["bf16"]
 
 
 def bf16(value: float) -> float:
@@ -65,7 +65,7 @@ def bf16(value: float) -> float:
 
 
 def two_bf16(value: float) -> tuple[float, float]:
-    """High and low, two bf16 numbers whose sum has 16 bits of the value."""
+    """High and low: 16 bits of the value together, once a fill has rounded low to bf16."""
     return bf16(value), value - bf16(value)
 
 

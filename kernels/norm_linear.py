@@ -45,17 +45,16 @@ class NormLinearConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name, size in (("K", self.k), ("N", self.n)):
+        for name, size in (("k", self.k), ("n", self.n)):
             if size <= 0 or size % TILE:
                 raise ValueError(f"{name} = {size} is no multiple of {TILE}")
         if self.weights not in ("bf16", "bfp8"):
-            raise ValueError(f"weights = {self.weights}, not bf16 or bfp8")
+            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
         if not self.eps > 0:
             raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
         if self.l1_bytes > L1_BYTES:
             raise ValueError(
-                f"K = {self.k} takes {self.l1_bytes} bytes of L1, a core has {L1_BYTES}: "
-                "use rms_norm and linear_hp"
+                f"k = {self.k} takes {self.l1_bytes} of {L1_BYTES} B L1: use rms_norm and linear_hp"
             )
 
     @property

@@ -21,8 +21,9 @@ identities.
 
 The squares' sum and the factor, two bf16 tiles of 16 bits together, are `kernels.norm`'s idiom.
 Cores: all, at least two; weights are read by 80 and 80 (E4B), 64 and 96 (E2B) of 110.
-DRAM: G, P, pli once; h and parts twice; w, y once; s once a node. L1: 3 H/32 + Rp H/32 tiles, the
-weights' blocks, and about 40 tiles: 0.89 MB for E4B. Reaches 1.5 roundings. Weights in bf16 only:
+DRAM: G, P, pli once; h and parts twice; w, y once; s once a node. (Grid rows from Rg on read a
+share of h for nothing: in E2B on 11 × 10 nodes a quarter of it.) L1: 3 H/32 + Rp H/32 tiles, the
+weights' blocks, and some 60 tiles: 0.89 MB for E4B. Reaches 1.5 roundings. Weights in bf16 only:
 they are 1 % of a layer's.
 """
 
@@ -56,7 +57,7 @@ class PleConfig:
         if self.grid[0] < 2:
             raise ValueError(f"grid = {self.grid} has rows of fewer than 2 nodes")
         if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"h = {self.h} takes {self.l1_bytes} bytes of L1, not {L1_BYTES}")
+            raise ValueError(f"h = {self.h} takes {self.l1_bytes} of {L1_BYTES} B L1")
 
     @property
     def nodes(self) -> int:
@@ -88,7 +89,8 @@ class PleConfig:
         projection = (2 + 2) * p_tiles // self.projection_shares
         units = -(-self.projection_shares * h_tiles // self.nodes)
         shares = 3 * self.gate_shares + 3 * self.projection_shares
-        return (row + gate + projection + units + p_tiles + shares + 32) * TILE_BYTES["bf16"]
+        products = max(units, -(-p_tiles // self.grid[0]))
+        return (row + gate + projection + products + shares + 24) * TILE_BYTES["bf16"]
 
 
 def ple(config: PleConfig) -> Ple:

@@ -20,6 +20,9 @@ once; the reference in bf16 rounds the norm as well. On a chip float32 operands 
 off: 1.65 roundings are reached, in the simulator, which keeps float32, 0.9.
 DRAM: qkv once (with `k_eq_v` k's part twice), the outputs once; a norm weight, cos and sin once a
 node: 96 KB a node beside a head of 32 KB at D 512. L1: see `l1_bytes`, 464 KB at D 512.
+Limits: stages that write float32 and bf16 follow each other. TT-Lang sets the packer up for each
+while it may still pack the one before; on the simulators it waits (see tests/chip/README.md), on a
+card nobody has seen it.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class QkvHeadsConfig:
         if self.head_dim <= 0 or self.head_dim % (4 * TILE):
             # with one tile a half the vendor's simulator refuses how the packer is set up anew
             raise ValueError(f"head_dim = {self.head_dim} is no multiple of {4 * TILE}")
+        if not self.eps > 0:
+            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
         nodes, items = self.grid[0] * self.grid[1], self.heads + 2 * self.kv_heads
         if nodes < items:
             raise ValueError(f"grid = {self.grid} has {nodes} nodes for {items} heads")

@@ -19,6 +19,7 @@ Inside a core: as in qkv_heads.py, float32, one rounding.
 DRAM: q once (once a pass), k, v once, the selections 2 · kv_heads times, a norm weight, cos and sin
 once a block. For E4B, 32 chunks, D 256: 0.2 MB qkv, 1 MB selections, 3 MB norms and tables, 1 MB
 of units written. L1: see `l1_bytes`.
+Limits: as in qkv_heads.py.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class QkvUnitsConfig:
         if self.head_dim <= 0 or self.head_dim % (4 * TILE):
             # with one tile a half the vendor's simulator refuses how the packer is set up anew
             raise ValueError(f"head_dim = {self.head_dim} is no multiple of {4 * TILE}")
+        if not self.eps > 0:
+            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
         if self.kv_heads <= 0 or self.heads % self.kv_heads or TILE % self.group:
             raise ValueError(
                 f"heads = {self.heads}, kv_heads = {self.kv_heads}: a group must divide {TILE}"

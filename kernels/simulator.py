@@ -39,9 +39,7 @@ from typing import Any, cast
 import torch
 
 from kernels.block_float import BFP8_BITS, round_to_block_float
-
-L1_BYTES = 1_461_760
-MAX_BUFFERS = 32
+from kernels.runtime import L1_BYTES, MAX_BUFFERS
 
 # What the compiler has, of what the simulator offers. Its gelu is a table and so not here.
 COMPILED_MATH = frozenset(
