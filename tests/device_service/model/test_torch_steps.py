@@ -81,6 +81,16 @@ def test_decode_rows_are_the_same_to_the_bit_whatever_runs_beside_them(model_dir
         assert np.array_equal(model.full_rows(0), model.full_rows(1))
 
 
+@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="rows are packed on x86-64 only")
+def test_a_last_chunk_of_one_row_ends_in_the_same_bits(model_dir: Path):
+    model = load_small(model_dir, dtype="bfloat16")
+    prompt = random_token_ids(30)
+    model.step(StepBatch((span(0, 0, prompt, 1),)))
+    model.step(StepBatch((span(1, 0, prompt[:-1], 0),)))
+    model.step(StepBatch((span(1, 29, prompt[-1:], 1),)))
+    assert np.array_equal(model.full_rows(1), model.full_rows(0))
+
+
 def test_a_prompt_in_one_chunk_in_many_and_beside_decode_rows_ends_alike(model: TorchModel):
     ids = random_token_ids(90)
     expected = logits_of(model, 0, ids)
