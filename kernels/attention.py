@@ -43,7 +43,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, Grid, like, ttl, ttnn
+from kernels.limits import fits, whole_tiles
+from kernels.runtime import TILE, Grid, like, ttl, ttnn
 
 Attention = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 
@@ -63,7 +64,7 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self.units, self.s, self.d, self.block)
-        check_l1(self.l1_bytes, self.block)
+        fits("block", self.block, self.l1_bytes, "lower it")
 
     @property
     def blocks(self) -> int:
@@ -78,19 +79,12 @@ class AttentionConfig:
 
 def check_sizes(units: int, s: int, d: int, block: int) -> None:
     """Refuses what has no whole tiles or no whole blocks."""
-    for name, size in (("s", s), ("d", d)):
-        if size <= 0 or size % TILE:
-            raise ValueError(f"{name} = {size} is no multiple of {TILE}")
+    whole_tiles("s", s)
+    whole_tiles("d", d)
     if units < 1:
         raise ValueError(f"units = {units}: at least 1")
     if block < 1 or s // TILE % block:
         raise ValueError(f"block = {block} does not divide the {s // TILE} tiles of s")
-
-
-def check_l1(l1_bytes: int, block: int) -> None:
-    """Refuses a block whose buffers do not fit."""
-    if l1_bytes > L1_BYTES:
-        raise ValueError(f"block = {block} takes {l1_bytes} bytes of {L1_BYTES}: lower it")
 
 
 def softmax_bytes(block: int, d_tiles: int) -> int:

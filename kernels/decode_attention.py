@@ -34,8 +34,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.attention import LOWEST, check_l1, check_sizes, softmax_bytes
+from kernels.attention import LOWEST, check_sizes, softmax_bytes
+from kernels.limits import fits
 from kernels.runtime import TILE, Grid, like, ttl, ttnn
+from kernels.threads import to_all
 
 DecodeAttention = Callable[
     [ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None
@@ -60,7 +62,7 @@ class DecodeAttentionConfig:
             raise ValueError(f"chain = {self.chain}: 2 to {nodes}; for 1 use flash_attention")
         if self.chain > self.blocks:
             raise ValueError(f"chain = {self.chain} is more than the {self.blocks} blocks of s")
-        check_l1(self.l1_bytes, self.block)
+        fits("block", self.block, self.l1_bytes, "lower it")
 
     @property
     def blocks(self) -> int:
@@ -100,7 +102,7 @@ def decode_attention(config: DecodeAttentionConfig) -> DecodeAttention:
         scratch: ttnn.Tensor,
         o: ttnn.Tensor,
     ) -> None:
-        barrier = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
+        barrier = to_all(config.grid)
         half = like("bf16")
         q_dfb = ttl.make_dataflow_buffer_like(q, shape=(1, d_tiles), block_count=1)
         mask_dfb = ttl.make_dataflow_buffer_like(mask, shape=(1, block), block_count=2)

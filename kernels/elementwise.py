@@ -23,7 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels.limits import whole_tiles
 from kernels.runtime import TILE, Grid, ttl, ttnn
+from kernels.threads import write_row
 
 Unary = Callable[[ttnn.Tensor, ttnn.Tensor], None]
 Binary = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
@@ -37,8 +39,7 @@ class ElementwiseConfig:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self.d <= 0 or self.d % TILE:
-            raise ValueError(f"d = {self.d} is no multiple of {TILE}")
+        whole_tiles("d", self.d)
 
     @property
     def tiles(self) -> int:
@@ -61,7 +62,7 @@ def residual_add(config: ElementwiseConfig) -> Binary:
         b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
         _read_two(config, a, b, a_dfb, b_dfb)
-        _write(config, y, y_dfb)
+        write_row(config.grid, config.tiles, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -84,7 +85,7 @@ def elementwise_mul(config: ElementwiseConfig) -> Binary:
         b_dfb = ttl.make_dataflow_buffer_like(b, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
         _read_two(config, a, b, a_dfb, b_dfb)
-        _write(config, y, y_dfb)
+        write_row(config.grid, config.tiles, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -106,7 +107,7 @@ def scalar_mul(config: ElementwiseConfig) -> Binary:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         s_dfb = ttl.make_dataflow_buffer_like(s, shape=(1, 1), block_count=1)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-        _write(config, y, y_dfb)
+        write_row(config.grid, config.tiles, y, y_dfb)
 
         @ttl.datamovement()
         def read():
@@ -139,7 +140,7 @@ def copy(config: ElementwiseConfig) -> Unary:
         a_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1), block_count=2)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
         _read_one(config, a, a_dfb)
-        _write(config, y, y_dfb)
+        write_row(config.grid, config.tiles, y, y_dfb)
 
         @ttl.compute()
         def compute():
@@ -162,7 +163,7 @@ def softcap(config: ElementwiseConfig) -> Binary:
         inverse_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
         cap_dfb = ttl.make_dataflow_buffer_like(constants, shape=(1, 1), block_count=1)
         y_dfb = ttl.make_dataflow_buffer_like(y, shape=(1, 1), block_count=2)
-        _write(config, y, y_dfb)
+        write_row(config.grid, config.tiles, y, y_dfb)
 
         @ttl.datamovement()
         def read():
@@ -227,18 +228,3 @@ def _read_two(
                 ttl.copy(b[0:1, t : t + 1], b_blk).wait()
 
     del read
-
-
-def _write(config: ElementwiseConfig, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
-    """The node's tiles of y."""
-    tiles, grid_x, nodes = config.tiles, config.grid[0], config.nodes
-
-    @ttl.datamovement()
-    def write():
-        node_x, node_y = ttl.node(dims=2)
-        node = node_y * grid_x + node_x
-        for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-            with y_dfb.wait() as y_blk:
-                ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
-
-    del write

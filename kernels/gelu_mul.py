@@ -20,7 +20,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels.limits import whole_tiles
 from kernels.runtime import TILE, Grid, ttl, ttnn
+from kernels.threads import write_row
 
 Ternary = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 
@@ -38,13 +40,12 @@ class GeluMulConfig:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self.f <= 0 or self.f % TILE:
-            raise ValueError(f"f = {self.f} is no multiple of {TILE}")
+        whole_tiles("f", self.f)
 
 
 def gelu_mul(config: GeluMulConfig) -> Ternary:
     """Y = gelu_tanh(gate) · up; operands gate, up, constants, y."""
-    tiles, grid_x, nodes = config.f // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    f_tiles, grid_x, nodes = config.f // TILE, config.grid[0], config.grid[0] * config.grid[1]
 
     @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
     def operation(
@@ -73,7 +74,7 @@ def gelu_mul(config: GeluMulConfig) -> Ternary:
                 ttl.copy(constants[0:1, 3:4], c_high).wait()
             with c_low_dfb.reserve() as c_low:
                 ttl.copy(constants[0:1, 4:5], c_low).wait()
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+            for t in range((node * f_tiles) // nodes, ((node + 1) * f_tiles) // nodes):
                 with gate_dfb.reserve() as g:
                     ttl.copy(gate[0:1, t : t + 1], g).wait()
                 with up_dfb.reserve() as u:
@@ -90,17 +91,11 @@ def gelu_mul(config: GeluMulConfig) -> Ternary:
                 c_high_dfb.wait() as c_high,
                 c_low_dfb.wait() as c_low,
             ):
-                for _ in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
+                for _ in range((node * f_tiles) // nodes, ((node + 1) * f_tiles) // nodes):
                     with gate_dfb.wait() as g, up_dfb.wait() as u, y_dfb.reserve() as y_blk:
                         slope = (s_high + s_low) + g * g * (c_high + c_low)
                         y_blk.store(g * u * ttl.math.recip(one + ttl.math.exp(g * slope)))
 
-        @ttl.datamovement()
-        def write():
-            node_x, node_y = ttl.node(dims=2)
-            node = node_y * grid_x + node_x
-            for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, y[0:1, t : t + 1]).wait()
+        write_row(config.grid, f_tiles, y, y_dfb)
 
     return operation

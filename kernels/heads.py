@@ -29,7 +29,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, ttl, ttnn
+from kernels.limits import fits, whole_tiles
+from kernels.runtime import TILE, TILE_BYTES, Grid, ttl, ttnn
 
 Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 
@@ -45,8 +46,7 @@ class HeadsConfig:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self.head_dim <= 0 or self.head_dim % TILE:
-            raise ValueError(f"head_dim = {self.head_dim} is no multiple of {TILE}")
+        whole_tiles("head_dim", self.head_dim)
         if self.kv_heads <= 0 or self.heads % self.kv_heads or TILE % self.group:
             raise ValueError(
                 f"heads = {self.heads}, kv_heads = {self.kv_heads}: a group must divide {TILE}"
@@ -103,10 +103,7 @@ def reshape_to_heads(config: HeadsConfig) -> Kernel:
         raise ValueError(
             f"chunks = {config.chunks} do not spread over bands of {config.band} nodes"
         )
-    if config.to_l1_bytes > L1_BYTES:
-        raise ValueError(
-            f"head_dim = {config.head_dim} takes {config.to_l1_bytes} of {L1_BYTES} B L1"
-        )
+    fits("head_dim", config.head_dim, config.to_l1_bytes)
     width, group, kv_heads, band = (
         config.head_dim // TILE,
         config.group,
@@ -175,11 +172,7 @@ def reshape_from_heads(config: HeadsConfig) -> Kernel:
         raise ValueError(
             f"grid = {config.grid}: its rows must divide head_dim = {config.head_dim}'s tiles"
         )
-    if config.from_l1_bytes > L1_BYTES:
-        raise ValueError(
-            f"chunks = {config.chunks}: {config.units} units take {config.from_l1_bytes} of "
-            f"{L1_BYTES} B L1"
-        )
+    fits("chunks", config.chunks, config.from_l1_bytes)
     width, num_units, columns = config.head_dim // TILE, config.units, config.columns
     heads_each = config.heads // grid_x
 

@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernels.heads import bands
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, ttl, ttnn
+from kernels.limits import fits, whole_tiles
+from kernels.runtime import TILE, TILE_BYTES, Grid, ttl, ttnn
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +53,7 @@ class KvAppendConfig:
     tiles: int = 1
 
     def __post_init__(self) -> None:
-        if self.head_dim <= 0 or self.head_dim % TILE:
-            raise ValueError(f"head_dim = {self.head_dim} is no multiple of {TILE}")
+        whole_tiles("head_dim", self.head_dim)
         for name in ("slots", "kv_heads", "tiles"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
@@ -64,8 +64,7 @@ class KvAppendConfig:
             raise ValueError(
                 f"grid = {self.grid}: at least 2 nodes for each of kv_heads = {self.kv_heads}"
             )
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        fits("head_dim", self.head_dim, self.l1_bytes)
 
     @property
     def l1_bytes(self) -> int:

@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels.limits import fits, weight_format, whole_tiles
 from kernels.linear_compute import (
     Shares,
     add_blocks,
@@ -43,25 +44,10 @@ from kernels.linear_compute import (
     multiply_whole,
     multiply_whole_cast,
 )
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, ttl, ttnn
+from kernels.runtime import TILE, TILE_BYTES, Format, Grid, ttl, ttnn
+from kernels.threads import to_all, write_row
 
 Kernel = Callable[..., None]
-
-
-def _tiles(size: int, name: str) -> int:
-    if size <= 0 or size % TILE:
-        raise ValueError(f"{name} = {size} is no multiple of {TILE}")
-    return size // TILE
-
-
-def _must_fit(l1_bytes: int, what: str, cure: str) -> None:
-    if l1_bytes > L1_BYTES:
-        raise ValueError(f"{what} takes {l1_bytes} bytes of L1, a core has {L1_BYTES}: {cure}")
-
-
-def _known(weights: Format) -> None:
-    if weights not in ("bf16", "bfp8"):
-        raise ValueError(f"weights = {weights!r}: only bf16 and bfp8")
 
 
 def _weight_bytes(weights: Format) -> int:
@@ -79,15 +65,15 @@ class LinearHpConfig:
     weights: Format = "bf16"
 
     def __post_init__(self) -> None:
-        _tiles(self.n, "n")
-        _known(self.weights)
-        _must_fit(self.l1_bytes, f"k = {self.k}", "use linear")
+        whole_tiles("n", self.n)
+        weight_format(self.weights)
+        fits("k", self.k, self.l1_bytes, "use linear")
 
     @property
     def l1_bytes(self) -> int:
         """What the dataflow buffers of one core take."""
         tile = TILE_BYTES["bf16"]
-        return _tiles(self.k, "k") * (tile + _weight_bytes(self.weights)) + 2 * tile
+        return whole_tiles("k", self.k) * (tile + _weight_bytes(self.weights)) + 2 * tile
 
 
 @dataclass(frozen=True)
@@ -109,19 +95,19 @@ class LinearConfig:
             raise ValueError(f"k_split = {self.k_split}: at least 2, for 1 there is linear_hp")
         if self.grid[1] % self.k_split:
             raise ValueError(f"k_split = {self.k_split} does not divide {self.grid[1]} rows")
-        if _tiles(self.k, "k") % (self.k_block * self.k_split):
+        if whole_tiles("k", self.k) % (self.k_block * self.k_split):
             raise ValueError(
                 f"k = {self.k} is no multiple of {self.k_split} shares of {self.k_block} tiles"
             )
-        if _tiles(self.n, "n") % self.n_block:
+        if whole_tiles("n", self.n) % self.n_block:
             raise ValueError(f"n = {self.n} is no multiple of {self.n_block} tiles")
         if self.n_blocks > self.groups:
             raise ValueError(
                 f"n = {self.n} has {self.n_blocks} blocks of {self.n_block} tiles for "
                 f"{self.groups} groups of nodes: raise n_block"
             )
-        _known(self.weights)
-        _must_fit(self.l1_bytes, f"k_block = {self.k_block}", "lower it")
+        weight_format(self.weights)
+        fits("k_block", self.k_block, self.l1_bytes, "lower it")
 
     @property
     def groups(self) -> int:
@@ -159,7 +145,7 @@ def linear_hp(config: LinearHpConfig) -> Kernel:
         _read(shares, shares.pipes_of_x(), x, w, x_dfb, w_dfb)
         multiply = multiply_whole if config.weights == "bf16" else multiply_whole_cast
         multiply(shares, x_dfb, w_dfb, y_dfb)
-        _write(shares, y, y_dfb)
+        write_row(config.grid, n_tiles, y, y_dfb)
 
     return operation
 
@@ -231,23 +217,6 @@ def _read(
     del read
 
 
-def _write(shares: Shares, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
-    """Every node its blocks of y."""
-    n_block, n_blocks = shares.n_block, shares.n_blocks
-    grid_x, groups = shares.grid[0], shares.grid[0] * shares.grid[1]
-
-    @ttl.datamovement()
-    def write():
-        node_x, node_y = ttl.node(dims=2)
-        group = node_y * grid_x + node_x
-        for nb in range((group * n_blocks) // groups, ((group + 1) * n_blocks) // groups):
-            n = nb * n_block
-            with y_dfb.wait() as y_blk:
-                ttl.copy(y_blk, y[0:1, n : n + n_block]).wait()
-
-    del write
-
-
 def _read_and_add_up(
     shares: Shares,
     x_net: ttl.PipeNet,
@@ -266,7 +235,7 @@ def _read_and_add_up(
     k_block, k_blocks, k_split = shares.k_block, shares.k_blocks, shares.k_split
     n_block, n_blocks = shares.n_block, shares.n_blocks
     grid_x, band, groups = shares.grid[0], shares.band, shares.groups
-    barrier = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, shares.grid[1])))])
+    barrier = to_all(shares.grid)
     token_dfb = ttl.make_dataflow_buffer_like(parts, shape=(1, 1), block_count=1)
 
     @ttl.datamovement()

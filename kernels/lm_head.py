@@ -44,19 +44,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.limits import fits, weight_format, whole_tiles
+from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.threads import to_all
 
 Kernel = Callable[..., None]
 CHUNK = 15
 """Most tile columns whose logits wait for the lane's largest."""
 MAX_PLACE = 2048
 """Integers up to here are exact in 11 bits."""
-
-
-def _tiles(size: int, name: str) -> int:
-    if size <= 0 or size % TILE:
-        raise ValueError(f"{name} = {size} is no multiple of {TILE}")
-    return size // TILE
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,9 @@ class LmHeadConfig:
     """Whether to write all logits."""
 
     def __post_init__(self) -> None:
-        _tiles(self.hidden, "hidden")
-        columns = _tiles(self.vocabulary, "vocabulary")
-        if self.weights not in ("bf16", "bfp8"):
-            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
+        whole_tiles("hidden", self.hidden)
+        columns = whole_tiles("vocabulary", self.vocabulary)
+        weight_format(self.weights)
         if columns < self.nodes:
             raise ValueError(f"vocabulary = {self.vocabulary} has no column for {self.nodes} nodes")
         if self.most_columns > MAX_PLACE:
@@ -87,8 +82,7 @@ class LmHeadConfig:
             raise ValueError(
                 f"depth = {self.depth}: 1 to {columns // self.nodes}, a node's columns"
             )
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"hidden = {self.hidden} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        fits("hidden", self.hidden, self.l1_bytes)
 
     @property
     def nodes(self) -> int:
@@ -137,7 +131,7 @@ def _eleven_bits(value: float) -> float:
 def lm_head(config: LmHeadConfig) -> Kernel:
     """The kernel, called with x, w, constants, temperatures, best, place, sums, scaled, kept."""
     k_tiles, n_tiles = config.hidden // TILE, config.vocabulary // TILE
-    grid_x, grid_y = config.grid
+    grid_x = config.grid[0]
     nodes, chunks, depth = config.nodes, config.chunks, config.depth
     capped, keep = int(config.capped), int(config.keep)  # ranges, because no if may guard work
 
@@ -153,7 +147,7 @@ def lm_head(config: LmHeadConfig) -> Kernel:
         scaled: ttnn.Tensor,
         kept: ttnn.Tensor,
     ) -> None:
-        to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
+        x_net = to_all(config.grid)
         f32 = like("f32")
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, k_tiles), block_count=1)
         wide_x_dfb = ttl.make_dataflow_buffer_like(f32, shape=(1, k_tiles), block_count=1)
@@ -214,8 +208,8 @@ def lm_head(config: LmHeadConfig) -> Kernel:
                 def receive(pipe: ttl.Pipe) -> None:
                     ttl.copy(pipe, x_blk).wait()
 
-                to_all.if_src(send)
-                to_all.if_dst(receive)
+                x_net.if_src(send)
+                x_net.if_dst(receive)
             for n in range((node * n_tiles) // nodes, ((node + 1) * n_tiles) // nodes):
                 with w_dfb.reserve() as w_blk:
                     ttl.copy(w[0:k_tiles, n : n + 1], w_blk).wait()

@@ -36,7 +36,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kernels.gelu_mul import GELU_TILES
+from kernels.limits import weight_format, whole_tiles
 from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.threads import to_all
 
 Mlp = Callable[..., None]
 _N150_L1_BYTES = 1_395_424
@@ -57,14 +59,12 @@ class MlpConfig:
     """Columns of weights in L1; 0 for as many as fit, up to eight."""
 
     def __post_init__(self) -> None:
-        if self.h <= 0 or self.h % TILE:
-            raise ValueError(f"h = {self.h} is no multiple of {TILE}")
+        whole_tiles("h", self.h)
         if self.f <= 0 or self.f % self.h:
             raise ValueError(f"f = {self.f} is no multiple of h = {self.h}")
         if self.grid[0] * self.grid[1] < 2:
             raise ValueError(f"grid = {self.grid} has fewer than 2 nodes")
-        if self.weights not in ("bf16", "bfp8"):
-            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
+        weight_format(self.weights)
         if self.w_blocks < 0 or self.w_blocks == 1:
             raise ValueError(f"w_blocks = {self.w_blocks}: at least 2, or 0 for as many as fit")
         if self.columns < 2:
@@ -94,11 +94,6 @@ class MlpConfig:
         return min(fit, self.w_blocks or 8)
 
 
-def _to_all(grid: Grid) -> ttl.PipeNet:
-    """From (0, 0) to every node, itself too. A net and a buffer for each place that receives."""
-    return ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid[0]), slice(0, grid[1])))])
-
-
 def geglu_mlp(config: MlpConfig) -> Mlp:
     """M = down(gelu_tanh(x gate) · (x up)); operands as in the file's first lines, m last."""
     h_tiles, f_tiles, shares = config.h // TILE, config.f // TILE, config.shares
@@ -118,8 +113,8 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
         parts: ttnn.Tensor,
         m: ttnn.Tensor,
     ) -> None:
-        x_net, act_net = _to_all(config.grid), _to_all(config.grid)
-        acts_written, parts_written = _to_all(config.grid), _to_all(config.grid)
+        x_net, act_net = to_all(config.grid), to_all(config.grid)
+        acts_written, parts_written = to_all(config.grid), to_all(config.grid)
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, h_tiles), block_count=1)
         share_dfb = ttl.make_dataflow_buffer_like(act, shape=(1, h_tiles), block_count=2)
         w_dfb = ttl.make_dataflow_buffer_like(gate, shape=(h_tiles, 1), block_count=w_blocks)

@@ -29,7 +29,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, like, ttl, ttnn
+from kernels.limits import epsilon, fits, whole_tiles
+from kernels.runtime import TILE, TILE_BYTES, Grid, like, ttl, ttnn
+from kernels.threads import to_all, write_row
 
 Norm = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 ResidualNorm = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
@@ -44,12 +46,9 @@ class NormConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.d <= 0 or self.d % TILE:
-            raise ValueError(f"d = {self.d} is no multiple of {TILE}")
-        if not self.eps > 0:
-            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"d = {self.d} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        whole_tiles("d", self.d)
+        epsilon(self.eps)
+        fits("d", self.d, self.l1_bytes)
 
     @property
     def l1_bytes(self) -> int:
@@ -78,9 +77,8 @@ def _read_norm(
     w_dfb: ttl.DataflowBuffer,
 ) -> None:
     """All of x to every node; then the tiles of x and w that the node owns."""
-    tiles, (grid_x, grid_y) = config.d // TILE, config.grid
-    nodes = grid_x * grid_y
-    to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    x_net = to_all(config.grid)
 
     @ttl.datamovement()
     def read():
@@ -95,8 +93,8 @@ def _read_norm(
             def receive(pipe: ttl.Pipe) -> None:
                 ttl.copy(pipe, x_blk).wait()
 
-            to_all.if_src(send)
-            to_all.if_dst(receive)
+            x_net.if_src(send)
+            x_net.if_dst(receive)
         for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
             with x_tile_dfb.reserve() as x_tile:
                 ttl.copy(x[0:1, t : t + 1], x_tile).wait()
@@ -104,21 +102,6 @@ def _read_norm(
                 ttl.copy(w[0:1, t : t + 1], w_tile).wait()
 
     del read
-
-
-def _write_norm(config: NormConfig, y: ttnn.Tensor, y_dfb: ttl.DataflowBuffer) -> None:
-    """The tiles of y that the node owns."""
-    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
-
-    @ttl.datamovement()
-    def write():
-        node_x, node_y = ttl.node(dims=2)
-        node = node_y * grid_x + node_x
-        for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
-            with y_dfb.wait() as y_tile:
-                ttl.copy(y_tile, y[0:1, t : t + 1]).wait()
-
-    del write
 
 
 def rms_norm(config: NormConfig) -> Norm:
@@ -185,7 +168,7 @@ def rms_norm(config: NormConfig) -> Norm:
                             ):
                                 y_tile.store(x_tile * (high + low) * w_tile)
 
-        _write_norm(config, y, y_dfb)
+        write_row(config.grid, tiles, y, y_dfb)
 
     return operation
 
@@ -203,9 +186,8 @@ def _read_residual(
     s_dfb: ttl.DataflowBuffer,
 ) -> None:
     """As `_read_norm`; besides, the scalar and the tiles of h."""
-    tiles, (grid_x, grid_y) = config.d // TILE, config.grid
-    nodes = grid_x * grid_y
-    to_all = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=(slice(0, grid_x), slice(0, grid_y)))])
+    tiles, grid_x, nodes = config.d // TILE, config.grid[0], config.grid[0] * config.grid[1]
+    x_net = to_all(config.grid)
 
     @ttl.datamovement()
     def read():
@@ -220,8 +202,8 @@ def _read_residual(
             def receive(pipe: ttl.Pipe) -> None:
                 ttl.copy(pipe, x_blk).wait()
 
-            to_all.if_src(send)
-            to_all.if_dst(receive)
+            x_net.if_src(send)
+            x_net.if_dst(receive)
         with s_dfb.reserve() as scalar:
             ttl.copy(s[0:1, 0:1], scalar).wait()
         for t in range((node * tiles) // nodes, ((node + 1) * tiles) // nodes):
@@ -304,7 +286,7 @@ def residual_norm(config: NormConfig) -> ResidualNorm:
                             ):
                                 y_tile.store((h_tile + x_tile * (high + low) * w_tile) * scalar)
 
-        _write_norm(config, y, y_dfb)
+        write_row(config.grid, tiles, y, y_dfb)
 
     return operation
 
@@ -355,6 +337,6 @@ def rms_norm_naive(config: NormConfig) -> Norm:
                     ):
                         y_tile.store(x_tile * factor * w_tile)
 
-        _write_norm(config, y, y_dfb)
+        write_row(config.grid, tiles, y, y_dfb)
 
     return operation

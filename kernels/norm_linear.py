@@ -26,8 +26,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels.limits import epsilon, fits, weight_format, whole_tiles
 from kernels.norm import two_bf16
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.threads import to_all
 
 Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 SINGLE_TILES = 9
@@ -45,17 +47,11 @@ class NormLinearConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name, size in (("k", self.k), ("n", self.n)):
-            if size <= 0 or size % TILE:
-                raise ValueError(f"{name} = {size} is no multiple of {TILE}")
-        if self.weights not in ("bf16", "bfp8"):
-            raise ValueError(f"weights = {self.weights!r}: only bf16 and bfp8")
-        if not self.eps > 0:
-            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(
-                f"k = {self.k} takes {self.l1_bytes} of {L1_BYTES} B L1: use rms_norm and linear_hp"
-            )
+        whole_tiles("k", self.k)
+        whole_tiles("n", self.n)
+        weight_format(self.weights)
+        epsilon(self.eps)
+        fits("k", self.k, self.l1_bytes, "use rms_norm and linear_hp")
 
     @property
     def l1_bytes(self) -> int:
@@ -97,9 +93,7 @@ def _bring_row_and_take_result(
     """The row x and the norm's weight to every node; then the node's own columns of y."""
     k_tiles, n_tiles, (grid_x, grid_y) = config.k // TILE, config.n // TILE, config.grid
     nodes = grid_x * grid_y
-    everyone = (slice(0, grid_x), slice(0, grid_y))
-    x_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
-    norm_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])  # a pipe feeds one buffer
+    x_net, norm_net = to_all(config.grid), to_all(config.grid)  # a net feeds one buffer
 
     @ttl.datamovement()
     def write():

@@ -33,8 +33,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kernels.gelu_mul import GELU_TILES
+from kernels.limits import epsilon, fits, whole_tiles
 from kernels.norm import two_bf16
-from kernels.runtime import L1_BYTES, TILE, TILE_BYTES, Grid, like, ttl, ttnn
+from kernels.runtime import TILE, TILE_BYTES, Grid, like, ttl, ttnn
+from kernels.threads import to_all
 
 Ple = Callable[..., None]
 
@@ -49,15 +51,12 @@ class PleConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name, size in (("h", self.h), ("p", self.p)):
-            if size <= 0 or size % TILE:
-                raise ValueError(f"{name} = {size} is no multiple of {TILE}")
-        if not self.eps > 0:
-            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
+        whole_tiles("h", self.h)
+        whole_tiles("p", self.p)
+        epsilon(self.eps)
         if self.grid[0] < 2:
             raise ValueError(f"grid = {self.grid} has rows of fewer than 2 nodes")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"h = {self.h} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        fits("h", self.h, self.l1_bytes)
 
     @property
     def nodes(self) -> int:
@@ -120,15 +119,14 @@ def ple(config: PleConfig) -> Ple:
         parts: ttnn.Tensor,
         y: ttnn.Tensor,
     ) -> None:
-        everyone = (slice(0, grid_x), slice(0, grid_y))
         rows_net = ttl.PipeNet(
             [ttl.Pipe(src=(0, r), dst=(slice(0, grid_x), slice(r, r + 1))) for r in range(grid_y)]
         )
-        sums_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
-        act_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
-        parts_written = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
-        act_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
-        parts_net = ttl.PipeNet([ttl.Pipe(src=(0, 0), dst=everyone)])
+        sums_written = to_all(config.grid)
+        act_written = to_all(config.grid)
+        parts_written = to_all(config.grid)
+        act_net = to_all(config.grid)
+        parts_net = to_all(config.grid)
 
         def block(rows: int, columns: int, count: int = 1) -> ttl.DataflowBuffer:
             return ttl.make_dataflow_buffer_like(

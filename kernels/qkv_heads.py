@@ -30,7 +30,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, Grid, like, ttl, ttnn
+from kernels.limits import epsilon, fits, whole_tiles
+from kernels.runtime import TILE, Grid, like, ttl, ttnn
 
 QKernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 QkvKernel = Callable[
@@ -66,16 +67,13 @@ class QkvHeadsConfig:
             raise ValueError(f"heads = {self.heads}: at least 1")
         if self.kv_heads < 0:
             raise ValueError(f"kv_heads = {self.kv_heads}: at least 0")
-        if self.head_dim <= 0 or self.head_dim % (4 * TILE):
-            # with one tile a half the vendor's simulator refuses how the packer is set up anew
-            raise ValueError(f"head_dim = {self.head_dim} is no multiple of {4 * TILE}")
-        if not self.eps > 0:
-            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
+        # with one tile a half the vendor's simulator refuses how the packer is set up anew
+        whole_tiles("head_dim", self.head_dim, 4 * TILE)
+        epsilon(self.eps)
         nodes, items = self.grid[0] * self.grid[1], self.heads + 2 * self.kv_heads
         if nodes < items:
             raise ValueError(f"grid = {self.grid} has {nodes} nodes for {items} heads")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        fits("head_dim", self.head_dim, self.l1_bytes)
 
     @property
     def l1_bytes(self) -> int:

@@ -28,7 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kernels.heads import bands
-from kernels.runtime import L1_BYTES, TILE, Grid, like, ttl, ttnn
+from kernels.limits import epsilon, fits, whole_tiles
+from kernels.runtime import TILE, Grid, like, ttl, ttnn
 
 Kernel = Callable[..., None]
 
@@ -47,11 +48,9 @@ class QkvUnitsConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.head_dim <= 0 or self.head_dim % (4 * TILE):
-            # with one tile a half the vendor's simulator refuses how the packer is set up anew
-            raise ValueError(f"head_dim = {self.head_dim} is no multiple of {4 * TILE}")
-        if not self.eps > 0:
-            raise ValueError(f"eps = {self.eps} is not above 0: a row of zeros would be infinite")
+        # with one tile a half the vendor's simulator refuses how the packer is set up anew
+        whole_tiles("head_dim", self.head_dim, 4 * TILE)
+        epsilon(self.eps)
         if self.kv_heads <= 0 or self.heads % self.kv_heads or TILE % self.group:
             raise ValueError(
                 f"heads = {self.heads}, kv_heads = {self.kv_heads}: a group must divide {TILE}"
@@ -65,8 +64,7 @@ class QkvUnitsConfig:
             raise ValueError(
                 f"chunks = {self.chunks}: 1 to {TILE}, a multiple of a band's {self.band} nodes"
             )
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        fits("head_dim", self.head_dim, self.l1_bytes)
 
     @property
     def group(self) -> int:

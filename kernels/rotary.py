@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kernels.runtime import L1_BYTES, TILE, Grid, ttl, ttnn
+from kernels.limits import fits, whole_tiles
+from kernels.runtime import TILE, Grid, ttl, ttnn
 
 Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 
@@ -36,10 +37,8 @@ class RotaryConfig:
     def __post_init__(self) -> None:
         if self.heads <= 0:
             raise ValueError(f"heads = {self.heads}: at least 1")
-        if self.head_dim <= 0 or self.head_dim % (2 * TILE):
-            raise ValueError(f"head_dim = {self.head_dim} is no multiple of {2 * TILE}")
-        if self.l1_bytes > L1_BYTES:
-            raise ValueError(f"head_dim = {self.head_dim} takes {self.l1_bytes} of {L1_BYTES} B L1")
+        whole_tiles("head_dim", self.head_dim, 2 * TILE)
+        fits("head_dim", self.head_dim, self.l1_bytes)
 
     @property
     def l1_bytes(self) -> int:

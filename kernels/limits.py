@@ -1,0 +1,50 @@
+"""What the kernels' configs refuse alike, in the same words: field, value, limit.
+
+Knows tiles, a core's memory and number formats; knows no kernel.
+"""
+
+from __future__ import annotations
+
+from kernels.runtime import L1_BYTES, TILE, Format
+
+
+def whole_tiles(name: str, size: int, whole: int = TILE) -> int:
+    """Tiles of a size that must be a positive multiple of `whole`, itself a multiple of a tile.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if size <= 0 or size % whole:
+        raise ValueError(f"{name} = {size} is no multiple of {whole}")
+    return size // TILE
+
+
+def fits(name: str, value: int, l1_bytes: int, cure: str = "") -> None:
+    """Refuses the field whose value makes dataflow buffers too large for a core.
+
+    Raises:
+        ValueError: they are; with what to do, where there is a cure.
+    """
+    if l1_bytes > L1_BYTES:
+        message = f"{name} = {value} takes {l1_bytes} of {L1_BYTES} B L1"
+        raise ValueError(f"{message}: {cure}" if cure else message)
+
+
+def weight_format(weights: Format) -> None:
+    """Refuses a format that no kernel reads weights in.
+
+    Raises:
+        ValueError: it is neither bf16 nor bfp8.
+    """
+    if weights not in ("bf16", "bfp8"):
+        raise ValueError(f"weights = {weights!r}: only bf16 and bfp8")
+
+
+def epsilon(eps: float) -> None:
+    """Refuses a norm's epsilon that leaves a row of zeros infinite.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if not eps > 0:
+        raise ValueError(f"eps = {eps} is not above 0: a row of zeros would be infinite")
