@@ -23,8 +23,8 @@ LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip test-real-model test-soak check format proto \
-        bench-decode bench-precision model-demo model-gemma3-270m clean
+.PHONY: help demo serve chat test test-kernels test-chip .chip-tools chip-report test-real-model \
+        test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'

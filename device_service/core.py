@@ -208,7 +208,7 @@ class Core:
 
     def _answer_inspects(self, sequence: Sequence) -> None:
         """Answers each `inspect` whose turn has come."""
-        while sequence.is_admitted and sequence.pop_inspect():
+        while sequence.pop_inspect():
             self._publish_full_rows(sequence)
 
     def _forget(self, sequence: Sequence) -> None:

@@ -96,11 +96,6 @@ class Sequence:
         self._projected_length = len(self.ids)
 
     @property
-    def is_admitted(self) -> bool:
-        """Whether it holds a slot."""
-        return self.slot is not None
-
-    @property
     def is_idle(self) -> bool:
         """Whether every command is answered."""
         return self.slot is not None and self.work is None and not self._unanswered
@@ -152,7 +147,7 @@ class Sequence:
 
     def pop_inspect(self) -> bool:
         """Takes the next command if it is an `inspect` whose turn has come."""
-        if self.work is not None or not self._unanswered:
+        if self.slot is None or self.work is not None or not self._unanswered:
             return False
         if not isinstance(self._unanswered[0].command, InspectCommand):
             return False

@@ -13,42 +13,28 @@ from typing import Any, Literal
 import torch
 
 from device_service.model.architecture import ModelConfig
-from device_service.model.batch_checks import BatchChecks
-from device_service.model.checkpoint import Checkpoint, tokenizer_digest
+from device_service.model.checkpoint import Checkpoint
 from device_service.model.config import load_config
-from device_service.model.interface import (
-    F32,
-    ModelInfo,
-    ReadoutOptions,
-    ReportProgress,
-    Span,
-    StepBatch,
-    StepReadouts,
-)
-from device_service.model.readout_columns import columns, no_readouts, temperatures
+from device_service.model.interface import ModelInfo, ReportProgress, StepBatch
 from device_service.model.step_logits import StepLogits
-from device_service.model.torch_backend import MAX_TOP_CANDIDATES
+from device_service.model.stepped_model import SteppedModel, model_info
 from device_service.model.tt_boards import BOARDS, Board
 from device_service.model.tt_plan import make_plan
-from device_service.readout import read_out
 from kernels import runtime
 
 Backend = Literal["sim", "tt"]
-MAX_ROWS = 32
+MAX_ROWS = runtime.TILE
 """One tile row."""
 
 
-class TtModel:
+class TtModel(SteppedModel):
     """A loaded model with its KV slots; see `interface.Model`."""
 
     def __init__(self, config: ModelConfig, decoder: Any, info: ModelInfo, device: Any) -> None:
         """Takes parts that fit each other; use `load`."""
-        self._softcap = config.final_logit_softcap
+        super().__init__(info, config.final_logit_softcap, torch.device("cpu"))
         self._decoder = decoder
-        self._info = info
         self._device = device
-        self._checks = BatchChecks(info)
-        self._logits = StepLogits()
 
     @classmethod
     def load(
@@ -103,71 +89,33 @@ class TtModel:
             decoder = TtDecoder(
                 config, checkpoint, device, operations, num_slots, context_length, report
             )
-        window = next((x.window for x in config.layers if x.window is not None), None)
-        info = ModelInfo(
-            architecture=config.model_type,
-            name=model_dir.resolve().name,
-            vocab_size=config.vocab_size,
-            context_length=context_length,
+        info = model_info(
+            config,
+            checkpoint,
+            model_dir,
             num_slots=num_slots,
+            context_length=context_length,
             max_rows=rows,
-            max_top_candidates=min(MAX_TOP_CANDIDATES, config.vocab_size),
-            ring_size=context_length if window is None else window - 1 + rows,
-            max_rewind=context_length if window is None else rows,
-            bos_token_id=config.bos_token_id,
-            eos_token_ids=config.eos_token_ids,
-            pad_token_id=config.pad_token_id,
-            checkpoint_digest=checkpoint.digest(),
-            tokenizer_digest=tokenizer_digest(model_dir),
             backend=backend,
             precision="bfloat16",
             accelerator=runtime.accelerator(board),
         )
+        checkpoint.release_pages()
         return cls(config, decoder, info, device)
-
-    @property
-    def info(self) -> ModelInfo:
-        """Identity and limits; constant."""
-        return self._info
 
     def warm_up(self, report: ReportProgress) -> None:
         """Compiles programs: for steps of one sequence and of all. Slots are empty afterwards."""
-        info = self._info
-        options = ReadoutOptions(min(64, info.max_top_candidates))
-        for slots in sorted({1, min(info.max_rows, info.num_slots)}):
-            spans = [Span(slot, 0, (info.bos_token_id,), 1, options) for slot in range(slots)]
-            self.step(StepBatch(tuple(spans)))
-            report(f"warmed up steps of {slots} sequences")
-        self._decoder.clear()
-        self._logits = StepLogits()
-        self._checks.reset()
-
-    @torch.inference_mode()
-    def step(self, batch: StepBatch) -> StepReadouts:
-        """Runs all rows of the batch; see `interface.Model.step`."""
-        self._checks.check(batch)
-        for span in batch.spans:
-            self._checks.record(span)
-        logits: torch.Tensor | None = self._decoder.run(batch)
-        if logits is None:
-            return no_readouts()
-        readers = [span for span in batch.spans if span.num_readouts]
-        most = max(span.options.top_candidates for span in readers)
-        cpu = torch.device("cpu")
-        readouts = read_out(logits, self._softcap, most, temperatures(readers, cpu))
-        self._logits.keep(readouts.logits, [(x.slot, x.num_readouts) for x in readers])
-        return columns(readers, readouts)
-
-    def full_rows(self, slot: int) -> F32:
-        """The logits [n, V] behind the slot's last n readouts; see `interface.Model.full_rows`."""
-        return self._logits.of(slot).numpy()
-
-    def release(self, slot: int) -> None:
-        """Forgets the slot's kept logits; its KV stays, for a prompt that begins alike."""
-        self._logits.forget(slot)
+        self._warm_sequences((1, self._info.max_rows), report)
+        self._start_empty()
 
     def close(self) -> None:
         """Gives the device back."""
         self._logits = StepLogits()
         del self._decoder
         runtime.close_device(self._device)
+
+    def _raw_logits(self, batch: StepBatch) -> torch.Tensor | None:
+        return self._decoder.run(batch)
+
+    def _empty_slots(self) -> None:
+        self._decoder.clear()

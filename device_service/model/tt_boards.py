@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from kernels.runtime import N150_GRID, P150_GRID
+
 GIB = 1 << 30
 
 
@@ -43,10 +45,10 @@ BOARDS: Mapping[str, Board] = MappingProxyType(
     {
         board.name: board
         for board in (
-            Board("p150", (11, 10), 8 * 4_280_000_000, 512e9, 0.90),
-            Board("p100", (11, 10), 7 * 4_280_000_000, 448e9, 0.90),
-            Board("n150", (8, 8), 12 * GIB, 288e9, 0.92),
-            Board("n300", (8, 8), 12 * GIB, 288e9, 0.92),
+            Board("p150", P150_GRID, 8 * 4_280_000_000, 512e9, 0.90),
+            Board("p100", P150_GRID, 7 * 4_280_000_000, 448e9, 0.90),
+            Board("n150", N150_GRID, 12 * GIB, 288e9, 0.92),
+            Board("n300", N150_GRID, 12 * GIB, 288e9, 0.92),
         )
     }
 )

@@ -20,7 +20,6 @@ from device_service.model.interface import ReportProgress, StepBatch
 from device_service.model.tt_operations import Operations
 from device_service.model.tt_step import KindStep, Row, kind_step, rows_of, slots_in_use
 from device_service.model.tt_weights import (
-    TILE,
     LayerWeights,
     WeightReader,
     padded_head,
@@ -29,7 +28,7 @@ from device_service.model.tt_weights import (
 from kernels import runtime
 from kernels.gelu_mul import GELU_TILES
 from kernels.kv_append import append_selection
-from kernels.runtime import Format
+from kernels.runtime import TILE, Format
 
 Tensor = Any
 """A tensor of the chosen runtime, in the device's DRAM."""
@@ -97,8 +96,11 @@ class TtDecoder:
         self._norm = self._put(reader.norm("norm"))
         if config.per_layer_input_size:
             self._per_layer_embeddings = checkpoint.tensor("embed_tokens_per_layer.weight")
-            self._per_layer_projection = checkpoint.tensor("per_layer_model_projection.weight")
+            self._per_layer_projection = checkpoint.tensor(
+                "per_layer_model_projection.weight"
+            ).bfloat16()
             self._per_layer_norm = reader.norm("per_layer_projection_norm")[0]
+        self._kinds = {layer.kind: layer for layer in config.layers}
         self._layers: list[Mapping[str, Tensor]] = []
         for layer in config.layers:
             self._layers.append(self._upload(reader.layer(layer)))
@@ -150,14 +152,13 @@ class TtDecoder:
     ) -> Tensor:
         ops, eps, d = self._operations, self._config.rms_norm_eps, self._config.hidden_size
         weights = self._layers[layer.index]
-        is_last = per_layer_input is None
         x = self._run(ops.rms_norm(d, eps), "x", d, h, weights["input_norm"])
         a = self._attention(layer, x, step, weights)
         norm = ops.residual_norm(d, eps)
         h = self._run(norm, "h1", d, a, weights["post_attention_norm"], h, self._ones)
         y = self._run(ops.rms_norm(d, eps), "x", d, h, weights["pre_feedforward_norm"])
         m = self._feed_forward(layer, y, weights)
-        scale = weights["scalar"] if is_last else self._ones
+        scale = weights["scalar"] if per_layer_input is None else self._ones
         h = self._run(norm, "h2", d, m, weights["post_feedforward_norm"], h, scale)
         if per_layer_input is None:
             return h
@@ -243,7 +244,6 @@ class TtDecoder:
     def _upload_step(self, rows: Sequence[Row]) -> Mapping[LayerKind, _DeviceStep]:
         slots = slots_in_use(rows, self._num_slots)
         last = max(row.position for row in rows)
-        kinds = {layer.kind: layer for layer in self._config.layers}
         for layer in self._config.layers:
             if layer.owns_kv:
                 self._grow(layer, self._length(layer, last))
@@ -251,7 +251,7 @@ class TtDecoder:
             kind: self._upload_kind(
                 layer, kind_step(layer, rows, slots, self._caches[layer.kv_source].length), slots
             )
-            for kind, layer in kinds.items()
+            for kind, layer in self._kinds.items()
         }
 
     def _upload_kind(self, layer: LayerConfig, step: KindStep, slots: int) -> _DeviceStep:
@@ -276,7 +276,7 @@ class TtDecoder:
             return None
         shape = (len(ids), len(config.layers), size)
         tok = self._per_layer_embeddings[ids].float().view(shape) * size**0.5
-        ctx = torch.nn.functional.linear(e.bfloat16(), self._per_layer_projection.bfloat16())
+        ctx = torch.nn.functional.linear(e.bfloat16(), self._per_layer_projection)
         ctx = ctx.view(shape).float() * config.hidden_size**-0.5
         norm = self._per_layer_norm
         ctx = torch.nn.functional.rms_norm(ctx, (size,), norm, config.rms_norm_eps)
@@ -327,7 +327,7 @@ class TtDecoder:
         return self._buffers[key]
 
     def _put(self, tensor: torch.Tensor, fmt: Format = "bf16") -> Tensor:
-        return runtime.put(tensor.float(), fmt, self._device)
+        return runtime.put(tensor, fmt, self._device)
 
     def _put_rows(self, rows: torch.Tensor) -> Tensor:
         """[B, n] → a tile row, zeros behind."""

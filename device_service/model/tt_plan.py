@@ -15,14 +15,16 @@ from typing import Literal
 
 from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.tt_boards import GIB, Board
+from kernels.runtime import TILE, TILE_BYTES
 
 WeightFormat = Literal["bf16", "bfp8", "bfp4"]
 Precision = Literal["bf16", "bfp8", "mixed"]
 Group = Literal["attention", "mlp", "per_layer", "lm_head"]
 
-TILE = 32
-TILE_BYTES: Mapping[WeightFormat, int] = MappingProxyType({"bf16": 2048, "bfp8": 1088, "bfp4": 576})
-"""1,024 values and, in a block float, one exponent byte for each 16."""
+_WEIGHT_TILE_BYTES: Mapping[WeightFormat, int] = MappingProxyType(
+    {"bf16": TILE_BYTES["bf16"], "bfp8": TILE_BYTES["bfp8"], "bfp4": 576}
+)
+"""No kernel reads bfp4 yet: 1,024 half bytes, and an exponent for each 16 values."""
 
 FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
     {
@@ -49,7 +51,7 @@ class Matrix:
 
     def num_bytes(self, fmt: WeightFormat) -> int:
         """In DRAM, whole tiles."""
-        return ceil(self.k / TILE) * ceil(self.n / TILE) * TILE_BYTES[fmt]
+        return ceil(self.k / TILE) * ceil(self.n / TILE) * _WEIGHT_TILE_BYTES[fmt]
 
 
 @dataclass(frozen=True, slots=True)

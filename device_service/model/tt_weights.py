@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.weights import norm_weight
+from kernels.runtime import TILE
 
 Tensor = torch.Tensor
-
-TILE = 32
 
 
 class TtShapeError(ValueError):

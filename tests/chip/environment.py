@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 PYTHON = Path(os.environ.get("TESSERA_TT_PYTHON", ROOT / ".venv-tt/bin/python"))
 CACHE = ROOT / ".cache/chip"
 WOLFPINE = "wolfpine"
+SIMULATOR = os.environ.get("TESSERA_SIMULATOR") or WOLFPINE
+"""What make test-chip runs on: wolfpine, or the path of the vendor's library."""
 TTSIM = "https://github.com/tenstorrent/ttsim (./make.py :build), then SIMULATOR=…/libttsim_bh.so"
 
 

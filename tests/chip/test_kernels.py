@@ -5,8 +5,6 @@ On the vendor's Blackhole also: wolfpine, which shares no code with it, gives th
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from kernels import runtime
@@ -14,11 +12,10 @@ from kernels import runtime
 runtime.choose("sim")  # this process only reads the table; the chip is in a process of its own
 
 from tests.chip import results  # noqa: E402
-from tests.chip.environment import WOLFPINE, name_of  # noqa: E402
+from tests.chip.environment import SIMULATOR, WOLFPINE, name_of  # noqa: E402
 from tests.kernels.case import Case  # noqa: E402
 
 pytestmark = pytest.mark.chip
-SIMULATOR = os.environ.get("TESSERA_SIMULATOR") or WOLFPINE
 NAME = name_of(SIMULATOR)
 NO_FLOATS = "Wormhole does not support Zfh/F/D/Q"
 CASES = results.cases_for(NAME)

@@ -6,7 +6,6 @@ kernel may drop its detour. The questions are in tests/chip/state; each simulato
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ runtime.choose("sim")  # this process only reads tables; the chip is in a proces
 
 from kernels.block_float import BFP4_BITS, BFP8_BITS, round_to_block_float  # noqa: E402
 from tests.chip import cycles, environment, runner  # noqa: E402
+from tests.chip.environment import SIMULATOR, WOLFPINE  # noqa: E402
 from tests.chip.state import operations, probes  # noqa: E402
 from tests.chip.state.answering import Answer  # noqa: E402
 from tests.kernels.case import all_cases  # noqa: E402
 
 pytestmark = pytest.mark.chip
-SIMULATOR = os.environ.get("TESSERA_SIMULATOR", "wolfpine")
-ON_WOLFPINE = SIMULATOR == "wolfpine"
+ON_WOLFPINE = SIMULATOR == WOLFPINE
 Answers = dict[str, Answer]
 
 
