@@ -41,7 +41,7 @@ chat: $(VENV)/.serve ## Starts both programs and a chat with them
 	@$(LOCAL) chat
 
 model-gemma3-270m: $(VENV)/.gguf ## Brings the real Gemma 3 270M (267 MB; Gemma's terms apply)
-	@$(BIN)/python deploy/models/gemma3_270m.py
+	@$(BIN)/python -m deploy.models.gemma3_270m
 
 # --- What a developer runs --------------------------------------------------------------------
 

