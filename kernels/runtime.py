@@ -35,6 +35,8 @@ P150_GRID: Grid = (11, 10)
 N150_GRID: Grid = (8, 8)
 L1_BYTES = 1_461_760
 """What a core's dataflow buffers may take together."""
+N150_L1_BYTES = 1_395_424
+"""The same of an n150, whose cores have less."""
 MAX_BUFFERS = 32
 
 
