@@ -101,16 +101,11 @@ CLAIMS = [
         {"k": 1, "v": 1, "k_cache": 1, "v_cache": 1},
     ),
     Claim(
-        "flash_attention",
         "attention",
-        "DRAM: q, k, v, mask once, o once.",
-        {"q": 1, "k": 1, "v": 1, "mask": 1},
-    ),
-    Claim(
-        "decode_attention",
-        "decode_attention",
-        "DRAM: k, v, mask once, q `chain` times, o once;",
-        {"k": 1, "v": 1, "mask": 1},
+        "attention",
+        "o once; k, v, k_staged, v_staged `waves` times, mask, mask_staged K times;",
+        dict.fromkeys(("k", "v", "k_staged", "v_staged", "mask", "mask_staged"), 2),
+        part="heads-waves",
     ),
     Claim(
         "lm_head",
