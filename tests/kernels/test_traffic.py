@@ -95,6 +95,13 @@ CLAIMS = [
         {"units": 1, "selection": 1},
     ),
     Claim(
+        "attention_out",
+        "attention_out",
+        "DRAM: units, selection, w once, rows written and read once, y once;",
+        {"units": 1, "selection": 1, "w": 1, "rows": 1},
+        part="two-shares",
+    ),
+    Claim(
         "kv_append",
         "kv_append",
         "DRAM: k, v once; caches once, written once;",
