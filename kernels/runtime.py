@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import ttnn as ttnn
 
 Kind = Literal["sim", "tt"]
-Format = Literal["bf16", "bfp8", "f32"]
+Format = Literal["bf16", "bfp8", "bfp4", "f32"]
 Grid = tuple[int, int]
 """Columns and rows of cores: x is a tile's place in a row, node = y · columns + x."""
 
 TILE = 32
-TILE_BYTES: dict[Format, int] = {"bf16": 2048, "bfp8": 1088, "f32": 4096}
+TILE_BYTES: dict[Format, int] = {"bf16": 2048, "bfp8": 1088, "bfp4": 576, "f32": 4096}
 P150_GRID: Grid = (11, 10)
 """What firmware leaves of a p150; its mock offers more."""
 N150_GRID: Grid = (8, 8)
@@ -125,15 +125,21 @@ if not TYPE_CHECKING:
 # --- What differs between the two ttnn, under one name ----------------------------------------
 
 
+_NAMES: dict[Format, str] = {
+    "bf16": "bfloat16",
+    "bfp8": "bfloat8_b",
+    "bfp4": "bfloat4_b",
+    "f32": "float32",
+}
+
+
 def dtype(fmt: Format) -> Any:
     """Ttnn's name of a number format."""
-    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "f32": "float32"}
-    return getattr(_current().ttnn, names[fmt])
+    return getattr(_current().ttnn, _NAMES[fmt])
 
 
 def _format_of(native: Any) -> Format:
-    formats: tuple[Format, ...] = ("bf16", "bfp8", "f32")
-    return next(fmt for fmt in formats if dtype(fmt) == native)
+    return next(fmt for fmt in _NAMES if dtype(fmt) == native)
 
 
 def like(fmt: Format) -> Any:
