@@ -1,6 +1,7 @@
 """m = down(gelu_tanh(x gate) · (x up)): a whole feed-forward block in one launch.
 
-x [32, H] bf16; gate, up [H, F], down [F, H] bf16 or bfp8, as the checkpoint has them, transposed;
+x [32, H] bf16; gate, up [H, F], down [F, H] bf16, bfp8 or bfp4, as the checkpoint has them,
+transposed;
 identities [32, 32 S] bf16: S identity tiles;
 act [32, F], parts [32 S, H] bf16: scratch in DRAM; m [32, H] bf16.
 H a multiple of 32, F = S · H: 4 H in E4B and in E2B's first layers, 8 H in its wide ones.
@@ -23,11 +24,11 @@ waits until every receiver has asked for it, so one multicast of a tile, asked f
 is a barrier; the second one carries the identities.
 
 **Roundings.** act, up's products and down's are bf16; the gate's stay in float32 in Dst, where one
-expression multiplies, bends (`gelu_mul` has the formula) and meets up. bfp8 cannot meet bf16 in an
-expression, so a stage of its own casts each column.
+expression multiplies, bends (`gelu_mul` has the formula) and meets up. A block float cannot meet
+bf16 in an expression, so a stage of its own casts each column.
 Cores: all, at least two. DRAM: x, gate, up, down once; act and parts written and read once; m
-written once. L1: a block of H for x, two for act, `w_blocks` columns, with bfp8 one more in bf16,
-and some tiles: 1.37 MB for E4B in bf16. Reaches 1.4 roundings at true sizes.
+written once. L1: a block of H for x, two for act, `w_blocks` columns, with block floats one more
+in bf16, and some tiles: 1.37 MB for E4B in bf16. Reaches 1.4 roundings at true sizes.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class MlpConfig:
     def columns(self) -> int:
         """Columns of weights in L1."""
         tile, h_tiles = TILE_BYTES["bf16"], self.h // TILE
-        blocks = 4 if self.weights == "bfp8" else 3
+        blocks = 3 if self.weights == "bf16" else 4
         left = (
             N150_L1_BYTES
             - blocks * h_tiles * tile

@@ -131,21 +131,21 @@ if not TYPE_CHECKING:
 # --- What differs between the two ttnn, under one name ----------------------------------------
 
 
-def dtype(fmt: Format) -> Any:
-    """Ttnn's name of a number format.
+_NAMES: dict[Format, str] = {
+    "bf16": "bfloat16",
+    "bfp8": "bfloat8_b",
+    "bfp4": "bfloat4_b",
+    "f32": "float32",
+}
 
-    Raises:
-        RuntimeUnavailableError: the chosen runtime does not know it.
-    """
-    if fmt == "bfp4" and kind() == "sim":
-        raise RuntimeUnavailableError("the functional simulator knows no bfp4: take bfp8 weights")
-    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "f32": "float32"}
-    return getattr(_current().ttnn, names[fmt])
+
+def dtype(fmt: Format) -> Any:
+    """Ttnn's name of a number format."""
+    return getattr(_current().ttnn, _NAMES[fmt])
 
 
 def _format_of(native: Any) -> Format:
-    formats: tuple[Format, ...] = ("bf16", "bfp8", "f32")
-    return next(fmt for fmt in formats if dtype(fmt) == native)
+    return next(fmt for fmt in _NAMES if dtype(fmt) == native)
 
 
 def like(fmt: Format) -> Any:

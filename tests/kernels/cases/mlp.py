@@ -55,7 +55,7 @@ def case(label: str, h: int, f: int, grid: Grid, size: Size, weights: Format) ->
         oracle=oracle,
         size=size,
         weights=("gate", "up", "down"),
-        refused={"wolfpine": "bfp8 unpack"} if weights == "bfp8" else {},
+        refused={} if weights == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -73,4 +73,8 @@ def table(weights: Format) -> list[Case]:
     ]
 
 
-CASES = [case for weights in FORMATS for case in table(weights)]
+BFP4 = ("uneven", "one-share", "e2b-wide", "e4b", "e4b-n150")
+CASES = [
+    *(case for weights in FORMATS for case in table(weights)),
+    *(case for case in table("bfp4") if case.name.split("-", 1)[1].removesuffix("-bfp4") in BFP4),
+]
