@@ -1,8 +1,9 @@
 """What lies where on a board: a plan of a model's DRAM, made and checked before any allocation.
 
 Pure arithmetic over a `ModelConfig` and a `Board`. Every matrix is stored once, [K, N] in 32 × 32
-tiles, in the number format of its group. On the host stay what a step only looks up (embeddings of tokens
-and per-layer embeddings) and the projection to the per-layer inputs, mapped. Sizes use the key of `README.md`.
+tiles, in the number format of its group. On the host, mapped, stays what a step only looks up
+(embeddings of tokens and per-layer embeddings), and the projection to the per-layer inputs. Sizes
+use the key of `README.md`.
 """
 
 from __future__ import annotations
