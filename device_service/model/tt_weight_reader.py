@@ -169,9 +169,10 @@ class WeightReader:
             self.host("per_layer_model_projection")
             name = "embed_tokens_per_layer.weight"
             table = self._checkpoint.tensor(name)
+            at_once = max(1, _PART // table.shape[1])
             bad = 0
-            for part in table.split(max(1, _PART // table.shape[1])):
-                bad += _not_finite(part)
+            for first in range(0, len(table), at_once):
+                bad += _not_finite(table[first : first + at_once])
                 self._checkpoint.release_pages()
             _refuse(name, bad)
 
