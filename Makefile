@@ -56,7 +56,7 @@ test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: 
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
 test-chip: SIMULATOR := $(or $(SIMULATOR),wolfpine)
-test-chip: .chip $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
+test-chip: .chip $(VENV)/.dev $(VENV_TT)/.serve ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
 
