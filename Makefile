@@ -27,7 +27,7 @@ PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip chip-report \
+.PHONY: help demo serve chat test test-kernels test-chip .chip chip-report mock-cards \
         test-real-model test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
@@ -56,12 +56,15 @@ test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: 
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
 test-chip: SIMULATOR := $(or $(SIMULATOR),wolfpine)
-test-chip: .chip $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
+test-chip: .chip $(VENV)/.dev $(VENV_TT)/.serve ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
 
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report
+
+mock-cards: $(VENV)/.dev $(VENV_TT)/.tt ## Places every model on every board's mock; writes device_service/model/mock-cards.md
+	@$(BIN)/python -m tests.chip.mock_report
 
 test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
 	@$(BIN)/python -m pytest -m real_model tests/real_model
