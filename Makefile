@@ -23,7 +23,7 @@ LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip-tools chip-report test-real-model \
+.PHONY: help demo serve chat test test-kernels test-chip .chip-tools chip-e2b chip-e4b chip-real-model chip-report test-real-model \
         test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
@@ -54,6 +54,14 @@ test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: 
 test-chip: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
+
+chip-e2b chip-e4b: chip-%: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## A decode step at full size, random weights, on the vendor's simulator (SIMULATOR=…; an hour)
+	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m tests.chip.full_size $* --weights "$(or $(WEIGHTS),bf16)"; \
+	    failed=$$?; $(BIN)/python -m tests.chip.report; exit $$failed
+
+chip-real-model: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt model-gemma3-270m ## The real Gemma 3 270M served from the vendor's simulator (SIMULATOR=…; half an hour)
+	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m real_model tests/chip; failed=$$?; \
+	    $(BIN)/python -m tests.chip.report; exit $$failed
 
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report
