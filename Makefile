@@ -55,9 +55,16 @@ test-chip: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simu
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
 
-chip-e2b chip-e4b: chip-%: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## A decode step at full size, random weights, on the vendor's simulator (SIMULATOR=…; an hour)
-	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m tests.chip.full_size $* --weights "$(or $(WEIGHTS),bf16)"; \
-	    failed=$$?; $(BIN)/python -m tests.chip.report; exit $$failed
+chip-e2b: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## A decode step of a full-size random E2B on the vendor's simulator (SIMULATOR=…; half an hour)
+	$(call full_size,e2b)
+
+chip-e4b: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## The same of E4B, 15 GB of disk (SIMULATOR=…, WEIGHTS=bfp8; an hour)
+	$(call full_size,e4b)
+
+define full_size
+@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m tests.chip.full_size $(1) --weights "$(or $(WEIGHTS),bf16)"; \
+    failed=$$?; $(BIN)/python -m tests.chip.report; exit $$failed
+endef
 
 chip-real-model: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt model-gemma3-270m ## The real Gemma 3 270M served from the vendor's simulator (SIMULATOR=…; half an hour)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m real_model tests/chip; failed=$$?; \

@@ -125,7 +125,8 @@ class _Values:
         self._mean, self._deviation = _scale(config, name, shape)
 
     def __call__(self) -> Iterator[bytes]:
-        values = self._block.roll(self._shift) * self._deviation + self._mean
+        block = torch.cat((self._block[self._shift :], self._block[: self._shift]))
+        values = block[: self._num_values] * self._deviation + self._mean
         piece = values.bfloat16().view(torch.uint8).numpy().data
         num_bytes = 2 * self._num_values
         for done in range(0, num_bytes, len(piece)):

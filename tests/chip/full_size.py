@@ -11,7 +11,6 @@ written once, under .cache/models/random-NAME (E2B 9 GB, E4B 15 GB).
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -40,8 +39,7 @@ ROOM = 2e9
 
 def checkpoint(size: str) -> Path:
     """The random checkpoint, written if it is not there."""
-    model_dir = Path(os.environ.get("TESSERA_RANDOM_MODELS", ROOT / ".cache/models"))
-    model_dir /= f"random-{size}"
+    model_dir = ROOT / ".cache/models" / f"random-{size}"
     if (model_dir / "complete").exists():
         return model_dir
     shutil.rmtree(model_dir, ignore_errors=True)
