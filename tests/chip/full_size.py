@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from deploy.chip import TTSIM
 from device_service.model.interface import Span, StepBatch
 from tests.benchmarks.random_gemma4 import (
     E2B,
@@ -25,7 +26,7 @@ from tests.benchmarks.random_gemma4 import (
     checkpoint_bytes,
     write_random_checkpoint,
 )
-from tests.chip.environment import ROOT, SIMULATOR
+from tests.chip.environment import ROOT, SIMULATOR, name_of
 from tests.chip.steps import driving
 from tests.chip.steps.driving import Plan, RunError
 from tests.chip.steps.judging import Weights
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=CONTEXT, help="rows of the chunk, up to 32")
     arguments = parser.parse_args()
     size: str = arguments.size
+    if name_of(SIMULATOR) != "ttsim":
+        sys.exit(f"error: SIMULATOR={SIMULATOR}: this takes the vendor's Blackhole; {TTSIM}")
     plan = Plan(f"random-{size}", checkpoint(size), arguments.weights,
                 steps(size, arguments.context))  # fmt: skip
     print(f"==> {size.upper()} in {plan.weights} on {SIMULATOR}", flush=True)
