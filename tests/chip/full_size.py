@@ -2,10 +2,10 @@
 
     python -m tests.chip.full_size {e2b,e4b,small} [--weights bf16|bfp8] [--context N]
 
-Half an hour and more: a line is shown for each layer as it ends. First the rows before the decoded
-one run as a prompt chunk (--context 0: none), so that its attention has something to see. Rows are
-kept for kernels/chip-report.md; a run that is ended early leaves those it had. The checkpoint is
-written once, under .cache/models/random-NAME (E2B 9 GB, E4B 15 GB).
+Half an hour and more: a line is shown for each layer as it ends. What the decoded row attends to is
+the reference's: keys and values of --context positions are put into the caches. Rows are kept for
+kernels/chip-report.md; a run that is ended early leaves those it had. The checkpoint is written
+once, under .cache/models/random-NAME (E2B 9 GB, E4B 15 GB).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tests.chip.steps.driving import Plan, RunError
 from tests.chip.steps.judging import Weights
 
 SIZES = {"e2b": E2B, "e4b": E4B, "small": SMALL}
-CONTEXT = 31
-"""Rows before the decoded one."""
+CONTEXT = 70
+"""Positions before the decoded one: some seen in the cache, some in staging."""
 ROOM = 2e9
 """Bytes left free beside a checkpoint."""
 
@@ -58,13 +58,11 @@ def checkpoint(size: str) -> Path:
     return model_dir
 
 
-def steps(size: str, context: int) -> list[StepBatch]:
-    """A prompt chunk of random tokens, and one decode row behind it."""
+def token_ids(size: str, count: int) -> list[int]:
+    """Random ones."""
     generator = torch.Generator().manual_seed(1)
     vocab_size: int = SIZES[size]["vocab_size"]
-    ids = [2, *torch.randint(107, vocab_size, (context,), generator=generator).tolist()]
-    chunk = [StepBatch((Span(0, 0, tuple(ids[:context]), 0),))] if context else []
-    return [*chunk, StepBatch((Span(0, context, tuple(ids[context:]), 1),))]
+    return [2, *torch.randint(107, vocab_size, (count - 1,), generator=generator).tolist()]
 
 
 def main() -> None:
@@ -73,13 +71,17 @@ def main() -> None:
     )
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--weights", choices=Weights.__args__, default="bf16")
-    parser.add_argument("--context", type=int, default=CONTEXT, help="rows of the chunk, up to 32")
+    parser.add_argument(
+        "--context", type=int, default=CONTEXT, help="positions before the decoded one"
+    )
     arguments = parser.parse_args()
     size: str = arguments.size
     if name_of(SIMULATOR) != "ttsim":
         sys.exit(f"error: SIMULATOR={SIMULATOR}: this takes the vendor's Blackhole; {TTSIM}")
-    plan = Plan(f"random-{size}", checkpoint(size), arguments.weights,
-                steps(size, arguments.context))  # fmt: skip
+    ids = token_ids(size, arguments.context + 1)
+    step = StepBatch((Span(0, arguments.context, tuple(ids[-1:]), 1),))
+    model_dir = checkpoint(size)
+    plan = Plan(f"random-{size}", model_dir, arguments.weights, [step], held=ids[:-1])
     print(f"==> {size.upper()} in {plan.weights} on {SIMULATOR}", flush=True)
     try:
         driving.run(plan, SIMULATOR, lambda row: print(driving.line(row), flush=True))

@@ -27,6 +27,11 @@ bfloat16 with weights as the device stores them. Best three: rows whose three be
 reference's in its order; ties are rows where the reference has the exchanged tokens nearer than
 {tie:g} times what rounding alone moves a logit there (root mean square).
 """
+FULL_SIZE_NOTE = """\
+A decode row of one sequence; the keys and values before it are the reference's, put into the
+caches. All else of the step is the device's own.
+
+"""
 
 
 def sections() -> str:
@@ -86,7 +91,7 @@ def _stale(sources: str) -> str:
 
 
 def _full_sizes() -> str:
-    text = "### Full size, random weights\n\n"
+    text = "### Full size, random weights\n\n" + FULL_SIZE_NOTE
     for size, name in FULL_SIZES.items():
         found = False
         for weights in ("bf16", "bfp8"):
@@ -105,6 +110,8 @@ def _whole(rows: list[Row]) -> str:
     said = [f"On {about['about']['simulator']}.{_stale(about['sources'])}"]
     if rows and rows[-1].get("stage") != "done":
         said.append("Ended before its last row.")
+    if about["held"]:
+        said.append(f"At position {about['held']}.")
     for index, step in enumerate(about["steps"]):
         said.append(_whole_step(index, step["rows"], [r for r in rows if r.get("step") == index]))
     layers = [row for row in rows if "layer" in row]

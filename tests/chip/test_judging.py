@@ -26,17 +26,18 @@ def test_a_step_is_compared_with_the_sequence_as_it_was_then(tmp_path: Path) -> 
     config = load_config(tmp_path)
     checkpoint = Checkpoint.open(tmp_path, config)
     steps = [
-        step((1, 0, (2, 110, 111), 1), (0, 0, (5, 6), 0)),
+        step((1, 1, (110, 111), 1), (0, 0, (5, 6), 0)),
         step((1, 3, (112,), 1)),
         step((1, 2, (113, 114), 2)),  # two tokens are taken back
     ]
-    wanted = judging.wanted(config, checkpoint, "bf16", steps)
     reference = ReferenceModel(config, checkpoint)
+    rounded = judging.RoundedModel(config, checkpoint, "bf16")
+    wanted = judging.wanted(judging.ExactModel(config, checkpoint), rounded, steps, {1: (2,)})
     before, after, other = (
         reference.run(ids) for ids in ([2, 110, 111, 112], [2, 110, 113, 114], [5, 6])
     )
     torch.testing.assert_close(
-        wanted[0].layers[3], torch.cat((before.layers[3][:3], other.layers[3]))
+        wanted[0].layers[3], torch.cat((before.layers[3][1:3], other.layers[3]))
     )
     torch.testing.assert_close(wanted[0].logits, before.logits[2:3])
     torch.testing.assert_close(wanted[1].logits, before.logits[3:])
@@ -50,7 +51,8 @@ def test_rounded_weights_are_further_away(tmp_path: Path) -> None:
     steps = [step((0, 0, (2, 110, 111, 112), 4))]
     distances: list[float] = []
     for weights in ("bf16", "bfp8"):
-        (wanted,) = judging.wanted(config, checkpoint, weights, steps)
+        rounded = judging.RoundedModel(config, checkpoint, weights)
+        (wanted,) = judging.wanted(judging.ExactModel(config, checkpoint), rounded, steps)
         distances.append(1 - judging.layer_row(7, wanted.layers[7], wanted)["rounded_pcc"])
     assert 0 < distances[0] < distances[1] < 0.01
 

@@ -15,7 +15,12 @@ runtime.choose("sim")
 from tests.chip import report_steps, results, served  # noqa: E402
 from tests.chip.steps import driving  # noqa: E402
 
-ABOUT = {"about": {"simulator": "a chip"}, "weights": "bf16", "steps": [{"rows": 31}, {"rows": 1}]}
+ABOUT = {
+    "about": {"simulator": "a chip"},
+    "weights": "bf16",
+    "held": 0,
+    "steps": [{"rows": 31}, {"rows": 1}],
+}
 LOGITS = {
     "logits_pcc": 0.9993, "rounded_logits_pcc": 0.9992, "same": 1, "ties": 1, "others": 0,
     "widest_tie": 0.1, "tie_width": 0.25,

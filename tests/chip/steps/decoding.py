@@ -1,7 +1,7 @@
-"""A checkpoint on the chip: the one place of this folder that builds a decoder.
+"""A checkpoint on the chip: the one place of this folder that knows a decoder's insides.
 
-Knows how the decoder is constructed; knows no scenario and no judgement. Import it only after
-`kernels.runtime.choose`.
+Knows how it is constructed and how its caches lie; knows no scenario and no judgement. Import it
+only after `kernels.runtime.choose`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from device_service.model.config import load_config
 from device_service.model.interface import StepBatch
 from device_service.model.tt_decoder import TtDecoder
 from device_service.model.tt_operations import Operations
-from kernels.runtime import P150_GRID
-from tests.chip.steps.judging import Weights
+from device_service.model.tt_tensors import Tensors
+from device_service.model.tt_weights import CheckpointWeights, pad_head
+from kernels import runtime
+from kernels.runtime import P150_GRID, TILE
+from tests.chip.steps.judging import KeysValues, Weights
 
 Observe = Callable[[int, torch.Tensor], None]
 
@@ -45,15 +48,40 @@ def on_chip(
     model_dir: Path, weights: Weights, device: Any, *, slots: int, context_length: int
 ) -> OnChip:
     """Loads a checkpoint onto the device."""
-    if weights != "bf16":
-        raise NotImplementedError(f"the decoder takes no {weights} weights")
     config = load_config(model_dir)
     checkpoint = Checkpoint.open(model_dir, config)
-    operations = Operations(P150_GRID, device)
+    tensors = Tensors(device)
 
     def report(line: str) -> None:
         print(line, flush=True)
 
     with torch.inference_mode():
-        decoder = TtDecoder(config, checkpoint, device, operations, slots, context_length, report)
+        decoder = TtDecoder(
+            config,
+            CheckpointWeights(checkpoint, config, device, weights, report),
+            tensors,
+            Operations(P150_GRID, tensors),
+            slots,
+            context_length,
+            report,
+        )
     return OnChip(config, checkpoint, decoder)
+
+
+def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
+    """Puts the first `count` positions' keys and values into slot 0, the only one.
+
+    As if a prompt had run and its tile rows had all been flushed from staging to the caches.
+    """
+    for layer in chip.config.layers:
+        if not layer.owns_kv:
+            continue
+        cache = chip.decoder._caches.of(layer)
+        assert count <= cache.stride, "a ring that wraps would need its newest positions only"
+        for target, values in zip((cache.k, cache.v), keys_values[layer.index], strict=True):
+            padded = pad_head(values[:, :count].float(), layer.head_dim)
+            places = torch.zeros(layer.num_kv_heads, cache.stride, padded.shape[2])
+            places[:, :count] = padded
+            runtime.write(target, places.flatten(0, 1), "bf16")
+    chip.decoder.clear()
+    chip.decoder._staging._cached_tiles[0] = max(0, count // TILE - 1)

@@ -37,7 +37,7 @@ class Plan:
     model: Path
     weights: Weights
     steps: Sequence[StepBatch]
-    slots: int = 1
+    held: Sequence[int] = ()
     context_length: int = 128
 
     @property
@@ -47,8 +47,8 @@ class Plan:
     def text(self) -> str:
         """As the program reads it."""
         steps = [[_spelled(span) for span in step.spans] for step in self.steps]
-        told = {"model": str(self.model.resolve()), "weights": self.weights, "slots": self.slots}
-        return json.dumps(told | {"context_length": self.context_length, "steps": steps})
+        told = {"model": str(self.model.resolve()), "weights": self.weights, "steps": steps}
+        return json.dumps(told | {"context_length": self.context_length, "held": list(self.held)})
 
 
 def _spelled(span: Any) -> Row:
@@ -84,7 +84,7 @@ def run(plan: Plan, simulator: str, show: Callable[[Row], None]) -> list[Row]:
     about = {"about": results.about(simulator), "sources": results.step_sources()}
     steps = [{"rows": step.num_rows} for step in plan.steps]
     plan.rows_file.write_text(
-        json.dumps(about | {"name": plan.name, "weights": plan.weights, "steps": steps}) + "\n"
+        json.dumps(about | {"weights": plan.weights, "held": len(plan.held), "steps": steps}) + "\n"
     )
     log = folder / "log.txt"
     command = [environment.python(), "-m", "tests.chip.steps.whole_steps", folder / "plan.json"]

@@ -11,14 +11,15 @@ in bfloat16 with the device's weights and the exact one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from device_service.model.architecture import ModelConfig
+from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.interface import Span, StepBatch
 from device_service.model.reference import ReferenceModel, ReferenceOutputs
@@ -26,6 +27,8 @@ from kernels.block_float import BFP8_BITS, round_to_block_float
 
 Weights = Literal["bf16", "bfp8"]
 Tensor = torch.Tensor
+KeysValues = Mapping[int, tuple[Tensor, Tensor]]
+"""[K, T, H] of each layer that owns any."""
 TIE = 4.0
 TOP = 3
 
@@ -49,7 +52,16 @@ class RoundedModel(ReferenceModel):
 
 
 class ExactModel(ReferenceModel):
-    """The reference in float32, a part of lm_head at a time."""
+    """The reference in float32, a part of lm_head at a time; keeps the keys and values it made."""
+
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint) -> None:
+        super().__init__(config, checkpoint)
+        self.keys_values: dict[int, tuple[Tensor, Tensor]] = {}
+        """[K, T, H] of each layer that owns any, of the sequence read last."""
+
+    def _keys_values(self, layer: LayerConfig, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.keys_values[layer.index] = super()._keys_values(layer, x)
+        return self.keys_values[layer.index]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         stored = self.checkpoint.tensor(f"{name}.weight")
@@ -81,21 +93,32 @@ class _Place:
 
 
 def wanted(
-    config: ModelConfig, checkpoint: Checkpoint, weights: Weights, steps: Sequence[StepBatch]
+    exact: ReferenceModel,
+    rounded: ReferenceModel,
+    steps: Sequence[StepBatch],
+    held: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> list[Wanted]:
-    """What every step should give, each sequence read once by each reference."""
-    exact, rounded = ExactModel(config, checkpoint), RoundedModel(config, checkpoint, weights)
+    """What every step should give, each sequence read once by each reference.
+
+    Args:
+        exact: in float32.
+        rounded: in the device's formats.
+        steps: to be run one after the other.
+        held: token ids that slots hold before the first step.
+    """
 
     @functools.cache
     def read(ids: tuple[int, ...]) -> tuple[ReferenceOutputs, ReferenceOutputs]:
         return exact.run(ids), rounded.run(ids)
 
-    return [_of_step(places, read) for places in _places(steps)]
+    return [_of_step(places, read) for places in _places(steps, held)]
 
 
-def _places(steps: Sequence[StepBatch]) -> list[list[_Place]]:
+def _places(
+    steps: Sequence[StepBatch], held_ids: Mapping[int, Sequence[int]]
+) -> list[list[_Place]]:
     """Each span with its sequence, as long as that gets; going back begins another."""
-    held: dict[int, _Sequence] = {}
+    held = {slot: _Sequence(list(ids)) for slot, ids in held_ids.items()}
     places: list[list[_Place]] = []
     for step in steps:
         places.append([])

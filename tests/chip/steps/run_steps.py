@@ -33,7 +33,9 @@ def answer(run: Run, device: Any) -> Answer:
     chip = _chip(run.family, run.weights, device, scenario.slots, scenario.context_length)
     chip.decoder.clear()
     steps = scenario.steps()
-    expected = judging.wanted(chip.config, chip.checkpoint, run.weights, steps)
+    exact = judging.ExactModel(chip.config, chip.checkpoint)
+    rounded = judging.RoundedModel(chip.config, chip.checkpoint, run.weights)
+    expected = judging.wanted(exact, rounded, steps)
     layers: list[list[Answer]] = [[] for _ in chip.config.layers]
     logits: list[Answer] = []
     for step, want in zip(steps, expected, strict=True):

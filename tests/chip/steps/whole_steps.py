@@ -2,13 +2,17 @@
 
     python -m tests.chip.steps.whole_steps PLAN.json ROWS.jsonl
 
-The plan: {"model", "weights", "slots", "context_length", "steps"}, where steps are lists of
-{"slot", "start", "token_ids", "num_readouts"}. A row is written as soon as its layer has run, so
-that a run of half an hour that is ended early has told what it saw.
+The plan: {"model", "weights", "context_length", "held", "steps"}, where steps are lists of
+{"slot", "start", "token_ids", "num_readouts"}, all of slot 0. `held` are tokens whose keys and
+values the slot holds before the first step: the reference's, so that a decode step has something to
+attend to without a prompt's. A row is written as soon as its layer has run, so that a run of half
+an hour that is ended early has told what it saw.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import sys
 import time
@@ -21,13 +25,16 @@ from kernels import runtime
 
 runtime.choose("tt")
 
+from device_service.model import reference  # noqa: E402
 from device_service.model.checkpoint import Checkpoint  # noqa: E402
 from device_service.model.config import load_config  # noqa: E402
 from device_service.model.interface import Span, StepBatch  # noqa: E402
 from tests.chip.steps import judging  # noqa: E402
-from tests.chip.steps.decoding import OnChip, on_chip  # noqa: E402
+from tests.chip.steps.decoding import OnChip, hold, on_chip  # noqa: E402
 from tests.chip.steps.dram import Bytes, DramCounter  # noqa: E402
 from tests.chip.steps.judging import Wanted  # noqa: E402
+
+Plan = dict[str, Any]
 
 
 class Telling:
@@ -62,32 +69,60 @@ class Telling:
 def main(plan_file: str, rows_file: str) -> None:
     plan = json.loads(Path(plan_file).read_text())
     telling = Telling(Path(rows_file))
-    steps = [
-        StepBatch(tuple(Span(s["slot"], s["start"], tuple(s["token_ids"]), s["num_readouts"])
-                        for s in step))
-        for step in plan["steps"]
-    ]  # fmt: skip
-    expected = _expected(Path(plan["model"]), plan["weights"], steps)
+    model_dir, weights, held = Path(plan["model"]), plan["weights"], plan["held"]
+    expected, keys_values = references(plan, Path(plan_file).with_suffix(".pt"))
     telling.tell(stage="reference")
     device = runtime.open_device()
     telling.count()
-    sizes = {"slots": plan["slots"], "context_length": plan["context_length"]}
-    chip = on_chip(Path(plan["model"]), plan["weights"], device, **sizes)
+    chip = on_chip(model_dir, weights, device, slots=1, context_length=plan["context_length"])
+    if held:
+        hold(chip, keys_values, len(held))
     telling.tell(stage="weights on the device")
-    for index, (step, want) in enumerate(zip(steps, expected, strict=True)):
+    for index, (step, want) in enumerate(zip(steps_of(plan), expected, strict=True)):
         _run(index, step, want, chip, telling)
     telling.tell(stage="done")
     runtime.close_device(device)
 
 
-def _expected(model_dir: Path, weights: judging.Weights, steps: list[StepBatch]) -> list[Wanted]:
-    """Before there is a device: the references take memory."""
-    config = load_config(model_dir)
-    checkpoint = Checkpoint.open(model_dir, config)
+def steps_of(plan: Plan) -> list[StepBatch]:
+    """The plan's steps, as the decoder takes them."""
+    return [
+        StepBatch(tuple(Span(s["slot"], s["start"], tuple(s["token_ids"]), s["num_readouts"])
+                        for s in step))
+        for step in plan["steps"]
+    ]  # fmt: skip
+
+
+def references(plan: Plan, kept: Path) -> tuple[list[Wanted], judging.KeysValues]:
+    """What the steps should give, and the keys and values of what is held; minutes, so it is kept.
+
+    Called before there is a device: the references take memory.
+    """
+    config = load_config(Path(plan["model"]))
+    checkpoint = Checkpoint.open(Path(plan["model"]), config)
+    made_from = {"plan": plan, "checkpoint": checkpoint.digest(), "judge": _judge()}
+    if kept.exists():
+        found = torch.load(kept)
+        if found["made_from"] == made_from:
+            return [Wanted(**want) for want in found["wanted"]], found["keys_values"]
+    exact = judging.ExactModel(config, checkpoint)
+    rounded = judging.RoundedModel(config, checkpoint, plan["weights"])
     with torch.inference_mode():
-        expected = judging.wanted(config, checkpoint, weights, steps)
+        expected = judging.wanted(exact, rounded, steps_of(plan), {0: plan["held"]})
     checkpoint.release_pages()
-    return expected
+    found = {"wanted": [_fields(want) for want in expected], "keys_values": exact.keys_values}
+    torch.save({"made_from": made_from, **found}, kept)
+    return expected, exact.keys_values
+
+
+def _judge() -> str:
+    """A digest of the references' sources."""
+    files = [judging.__file__, reference.__file__]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+def _fields(want: Wanted) -> dict[str, Any]:
+    return {field.name: getattr(want, field.name) for field in dataclasses.fields(want)}
 
 
 def _run(index: int, step: StepBatch, want: Wanted, chip: OnChip, telling: Telling) -> None:
