@@ -76,14 +76,6 @@ class _Part:
 
 
 @dataclass
-class Work:
-    """What one core's compute thread does, in tiles."""
-
-    tiles: Counter[str] = field(default_factory=Counter[str])
-    """By kind: "product" of two tiles, each elementwise operation by its name, "store"."""
-
-
-@dataclass
 class Launch:
     """One launch of an operation, all cores together."""
 
@@ -94,7 +86,9 @@ class Launch:
     """Cores that moved anything to or from DRAM."""
     core_bytes: Counter[int] = field(default_factory=Counter[int])
     """By core."""
-    work: dict[int, Work] = field(default_factory=dict[int, Work])
+    work: dict[int, Counter[str]] = field(default_factory=dict[int, Counter[str]])
+    """By core, what its compute thread does, in tiles by kind: "product" of two tiles, "store",
+    and each elementwise operation by its name."""
 
 
 class _Block:
@@ -170,7 +164,7 @@ class _Machine:
     def __init__(self, grid: Sequence[int]) -> None:
         self.launch = Launch(nodes=math.prod(grid))
         self.core = 0
-        self._work = Work()
+        self._work = Counter[str]()
         self._math = _Math(self)
         self.ttl = SimpleNamespace(
             copy=self.copy, math=self._math, node=simulator.ttl.node, Pipe=simulator.ttl.Pipe
@@ -178,10 +172,10 @@ class _Machine:
 
     def at(self, core: int) -> None:
         self.core = core
-        self._work = self.launch.work.setdefault(core, Work())
+        self._work = self.launch.work.setdefault(core, Counter[str]())
 
     def did(self, what: str, tiles: int) -> None:
-        self._work.tiles[what] += tiles
+        self._work[what] += tiles
 
     def copy(self, source: Any, target: Any) -> _Done:
         if isinstance(source, _Part):
@@ -299,3 +293,12 @@ def run(operation: Callable[..., None], operands: Sequence[Sized]) -> list[Launc
     with _instead(launches):
         operation(*operands)
     return launches
+
+
+def most_work(*launches: Launch) -> dict[str, int]:
+    """Tiles by kind of work, of the core that has the most of that kind."""
+    most: Counter[str] = Counter()
+    for launch in launches:
+        for work in launch.work.values():
+            most |= work
+    return dict(sorted(most.items()))
