@@ -19,8 +19,10 @@ import torch
 
 from kernels.runtime import TILE
 
-UNSEEN = -30_000.0
-"""Added to the score of a position that a row does not see."""
+UNSEEN = -29_952.0
+"""Added to the score of a place that a row does not see: -30000, as bfloat16 has it."""
+STAGED = 4 * TILE
+"""Places of a slot's staging: position p stands at p mod 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +80,58 @@ def from_units(chunks: Sequence[Chunk | None], group: int, kv_heads: int) -> tor
     return selection.reshape(kv_heads * group * TILE, len(chunks) * kv_heads * TILE)
 
 
-def unit_mask(
+def chunk_masks(
     chunks: Sequence[Chunk | None],
     positions: Sequence[int],
     group: int,
-    kv_heads: int,
-    length: int,
+    s: int,
+    stride: int,
     window: int | None,
-) -> torch.Tensor:
-    """What is added to scores: 0 where a row sees a place of the cache, `UNSEEN` elsewhere.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is added to scores: 0 where a row sees a place, `UNSEEN` elsewhere.
+
+    A row at position p sees positions below F = max(0, (p // 32 - 1) · 32) in the cache, and F to
+    p, at most 64, in staging: where it looks for what depends on p alone, not on the step.
 
     Args:
         chunks: the step's, None where a chunk has no rows.
         positions: of each row of the step.
-        group: query heads a kv head.
-        kv_heads: of the layer.
-        length: places of the cache: position p lies at p mod `length`.
+        group: query heads a kv head: rows of a unit that a token has.
+        s: places of the cache that are read, the first ones.
+        stride: places that a slot has there: position q lies at q mod `stride`.
         window: positions that a row sees, itself included; None: all.
 
     Returns:
-        float32 [chunks · kv_heads · 32, length].
+        bfloat16 [chunks · 32, s] for the cache, [chunks · 32, 128] for staging.
+
+    Raises:
+        ValueError: a row sees what the cache does not hold, or not in its first `s` places.
     """
-    mask = torch.full((len(chunks), TILE, length), UNSEEN)
+    mask = torch.full((len(chunks), TILE, s), UNSEEN, dtype=torch.bfloat16)
+    mask_staged = torch.full((len(chunks), TILE, STAGED), UNSEEN, dtype=torch.bfloat16)
     for c, chunk in enumerate(chunks):
         for r, row in enumerate(chunk.rows if chunk else ()):
             last = positions[row]
             first = 0 if window is None else max(0, last - window + 1)
-            seen = torch.arange(first, last + 1) % length
-            for j in range(group):
-                mask[c, r * group + j, seen] = 0.0
-    spread = mask[:, None].expand(-1, kv_heads, -1, -1)
-    return spread.reshape(len(chunks) * kv_heads * TILE, length)
+            flushed = max(0, (last // TILE - 1) * TILE)
+            if flushed - first > stride or (first < flushed and min(flushed, stride) > s):
+                raise ValueError(
+                    f"position {last} sees {first} to {flushed - 1} in the cache, "
+                    f"which has {stride} places, {s} of them read"
+                )
+            heads = slice(r * group, (r + 1) * group)
+            _see(mask[c, heads], first, flushed, stride)
+            _see(mask_staged[c, heads], max(first, flushed), last + 1, STAGED)
+    return mask.view(-1, s), mask_staged.view(-1, STAGED)
+
+
+def _see(rows: torch.Tensor, first: int, end: int, ring: int) -> None:
+    """Opens the places of positions first … end - 1, at most `ring` of them."""
+    if first >= end:
+        return
+    start, stop = first % ring, (end - 1) % ring + 1
+    if start < stop:
+        rows[:, start:stop] = 0.0
+    else:
+        rows[:, start:] = 0.0
+        rows[:, :stop] = 0.0

@@ -21,6 +21,7 @@ def load_small(
     model_dir: Path,
     dtype: Dtype = "float32",
     *,
+    device: str = "cpu",
     num_slots: int = 4,
     context_length: int = CONTEXT_LENGTH,
     max_rows: int = MAX_ROWS,
@@ -28,7 +29,7 @@ def load_small(
     return TorchModel.load(
         model_dir,
         dtype=dtype,
-        device="cpu",
+        device=device,
         num_slots=num_slots,
         context_length=context_length,
         max_rows=max_rows,

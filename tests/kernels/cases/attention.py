@@ -1,4 +1,4 @@
-"""Attention of decode rows on one core a unit: windows, rings, first positions, unused rows."""
+"""Attention over units: windows, rings, staging, first positions, unused rows, parts, waves."""
 
 from __future__ import annotations
 
@@ -6,79 +6,90 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kernels.attention import AttentionConfig, flash_attention
+from kernels.attention import AttentionConfig, attention
 from kernels.runtime import Grid
+from kernels.units import STAGED, UNSEEN, Chunk, chunk_masks
 from tests.kernels.case import Case, Operand, Size, Tensors
 
-UNSEEN = -30000.0
 HUGE = 6.0
 """Bound at scores of 200, where the matrix engine's own rounding of a score shows."""
-See = Callable[[int, int, torch.Generator], torch.Tensor]
-"""Of (units, s): which of [units, 32, s] a row sees."""
+Masks = tuple[torch.Tensor, torch.Tensor]
+See = Callable[[AttentionConfig], Masks]
+"""What is added to the scores of cached places and of staged ones, by chunk."""
 
 
-def everything(units: int, s: int, _: torch.Generator) -> torch.Tensor:
-    return torch.ones(units, 32, s, dtype=torch.bool)
+def everything(config: AttentionConfig) -> Masks:
+    rows = config.waves * config.slots * 32
+    return torch.zeros(rows, config.s), torch.zeros(rows, STAGED)
 
 
-def first_only(units: int, s: int, _: torch.Generator) -> torch.Tensor:
-    """The first token of a sequence: one position."""
-    return (torch.arange(s) == 0).expand(units, 32, s)
+def standing(
+    at: int, rows: int = 8, group: int = 4, window: int | None = None, shift: int = 0
+) -> See:
+    """Each slot has `rows` positions a wave, the first at `at`, `shift` further a slot."""
+
+    def masks(config: AttentionConfig) -> Masks:
+        new = config.waves * rows
+        positions = [at + shift * slot + row for slot in range(config.slots) for row in range(new)]
+        chunks = [
+            Chunk(slot, tuple(slot * new + wave * rows + row for row in range(rows)))
+            for wave in range(config.waves)
+            for slot in range(config.slots)
+        ]
+        return chunk_masks(chunks, positions, group, config.s, config.stride, window)
+
+    return masks
 
 
-def causal(units: int, s: int, generator: torch.Generator) -> torch.Tensor:
-    """Rows of a chunk at different positions of a half-full bucket, four query heads each."""
-    last = (
-        s // 2 + torch.arange(32) // 4 + torch.randint(0, s // 4, (units, 1), generator=generator)
-    )
-    return torch.arange(s) <= last[..., None]
-
-
-def wrapped(units: int, s: int, generator: torch.Generator) -> torch.Tensor:
-    """A ring past its end, its oldest slots out of a window shorter than the ring by a chunk."""
-    window, newest = s - 8, 3 * s + 5 + torch.randint(0, s, (units, 1, 1), generator=generator)
-    slot = torch.arange(s)
-    position = newest - (newest - slot) % s
-    row = newest - 7 + (torch.arange(32) // 4)[:, None]
-    return (position <= row) & (row - position < window)
-
-
-def ragged(units: int, s: int, _: torch.Generator) -> torch.Tensor:
-    """Only the last block is seen, and only by the first 8 rows: the others are unused."""
-    seen = torch.zeros(units, 32, s, dtype=torch.bool)
-    seen[:, :8, s - 20 :] = True
-    return seen
+def few_staged(config: AttentionConfig) -> Masks:
+    """Only the last staged places are seen, and only by the first 8 rows: the others are unused."""
+    mask, mask_staged = (torch.full_like(m, UNSEEN) for m in everything(config))
+    mask_staged.view(-1, 32, STAGED)[:, :8, STAGED - 20 :] = 0.0
+    return mask, mask_staged
 
 
 def operands(
-    units: int, s: int, d: int, see: See, scale: float
+    config: AttentionConfig, see: See, scale: float, spare: int
 ) -> Callable[[torch.Generator], Sequence[Operand]]:
     """Scores of deviation `scale`; the values as normed ones are, of size 1."""
 
     def make(generator: torch.Generator) -> list[Operand]:
-        def normal(rows: int) -> torch.Tensor:
-            return torch.randn(units * rows, d, generator=generator)
+        d, held = config.d, (config.slots + spare) * config.kv_heads
 
-        q, k, v = normal(32) * scale * d**-0.5, normal(s), normal(s)
-        mask = torch.where(see(units, s, generator), 0.0, UNSEEN)
+        def normal(rows: int) -> torch.Tensor:
+            return torch.randn(rows, d, generator=generator)
+
+        mask, mask_staged = see(config)
         return [
-            Operand("q", q),
-            Operand("k", k),
-            Operand("v", v),
-            Operand("mask", mask.reshape(units * 32, s)),
-            Operand("o", torch.empty(units * 32, d), role="write"),
+            Operand("q", normal(config.units * 32) * scale * d**-0.5),
+            Operand("k", normal(held * config.stride)),
+            Operand("v", normal(held * config.stride)),
+            Operand("k_staged", normal(held * STAGED)),
+            Operand("v_staged", normal(held * STAGED)),
+            Operand("mask", mask),
+            Operand("mask_staged", mask_staged),
+            Operand("scratch", torch.empty(config.scratch_shape), role="scratch"),
+            Operand("o", torch.empty(config.units * 32, d), role="write"),
         ]
 
     return make
 
 
-def oracle(held: Tensors, s: int) -> Tensors:
-    """By rows that see something; the others are only asked to be finite, by the zero there."""
-    units = held["q"].shape[0] // 32
-    q, mask = (held[name].reshape(units, 32, -1) for name in ("q", "mask"))
-    k, v = (held[name].reshape(units, s, -1) for name in ("k", "v"))
-    o = torch.softmax(q @ k.mT + mask, -1) @ v
-    return {"o": o.reshape(units * 32, -1)}
+def oracle(held: Tensors, config: AttentionConfig) -> Tensors:
+    """Whole softmaxes over what each unit reads; rows that see nothing get one of all they read."""
+    owners, waves = config.slots * config.kv_heads, config.waves
+
+    def places(name: str) -> torch.Tensor:
+        cached = held[name].view(-1, config.stride, config.d)[:owners, : config.s]
+        staged = held[f"{name}_staged"].view(-1, STAGED, config.d)[:owners]
+        return torch.cat([cached, staged], 1).repeat(waves, 1, 1)
+
+    masks = torch.cat([held["mask"], held["mask_staged"]], 1)
+    mask = masks.view(waves * config.slots, 32, -1).repeat_interleave(config.kv_heads, 0)
+    q = held["q"].view(config.units, 32, -1)
+    scores = (q @ places("k").mT).double() + mask
+    o = torch.softmax(scores, -1).float() @ places("v")
+    return {"o": o.reshape(-1, config.d)}
 
 
 def case(
@@ -88,38 +99,138 @@ def case(
     scale: float = 1.0,
     size: Size = "small",
     bound: float = 2.0,
+    spare: int = 0,
 ) -> Case:
+    """`spare`: slots that the tensors hold and the program does not cover."""
+    places = str(config.s) if config.s == config.stride else f"{config.s} of {config.stride}"
+    read_once = config.waves == 1 and config.s == config.stride and not spare
+    by_many = size == "full" and config.units * config.parts >= 64
     return Case(
-        name=f"flash_attention-{label}",
-        kernel="flash_attention",
-        shapes=f"{config.units} × 32 × {config.d}, {config.s} positions",
+        name=f"attention-{label}",
+        kernel="attention",
+        shapes=f"{config.units} × 32 × {config.d}, {places} + {STAGED} places by {config.part}",
         grid=config.grid,
-        operation=lambda: flash_attention(config),
-        operands=operands(config.units, config.s, config.d, see, scale),
-        oracle=lambda held: oracle(held, config.s),
+        operation=lambda: attention(config),
+        operands=operands(config, see, scale, spare),
+        oracle=lambda held: oracle(held, config),
         size=size,
         roundings=bound,
-        weights=("k", "v") if size == "small" or config.units >= 64 else (),
+        weights=("k", "v") if read_once and by_many else (),
     )
 
 
-ONE: Grid = (1, 1)
+TWO: Grid = (2, 1)
 P150: Grid = (11, 10)
 N150: Grid = (8, 8)
+Config = AttentionConfig
 CASES = [
-    case("one-block", AttentionConfig(1, 64, 64, ONE, 2), everything),
-    case("first-position", AttentionConfig(1, 64, 64, ONE, 1), first_only),
-    case("small-scores", AttentionConfig(1, 128, 64, ONE, 2), causal, 1e-3),
-    case("large-scores", AttentionConfig(1, 128, 64, ONE, 2), causal, 10.0),
-    case("huge-scores", AttentionConfig(1, 96, 64, ONE, 1), everything, 60.0, bound=HUGE),
-    case("bucket-edge", AttentionConfig(1, 96, 32, ONE, 1), causal, 2.0),
-    case("ring-wrap", AttentionConfig(2, 64, 64, ONE, 1), wrapped, 2.0),
-    case("unused-rows", AttentionConfig(1, 128, 32, ONE, 2), ragged),
-    case("uneven", AttentionConfig(3, 64, 32, (2, 1), 1), causal, 3.0),
-    case("idle-node", AttentionConfig(1, 64, 64, (2, 1), 2), causal, 3.0),
-    case("e4b-ring", AttentionConfig(64, 512, 256, P150, 8), wrapped, 3.0, "full"),
-    case("e4b-full-2", AttentionConfig(2, 256, 512, (2, 1), 4), causal, 3.0, "full"),
-    case("e4b-full", AttentionConfig(64, 1024, 512, P150, 4), causal, 3.0, "full"),
-    case("e4b-ring-n150", AttentionConfig(64, 512, 256, N150, 8), wrapped, 3.0, "full"),
-    case("e4b-full-n150", AttentionConfig(64, 1024, 512, N150, 4), causal, 3.0, "full"),
+    case("one-unit", Config(1, 1, 64, 64, 64, TWO, 64), everything),
+    case("first-position", Config(1, 1, 64, 64, 64, TWO, 64), standing(0, rows=1)),
+    case("nothing-cached", Config(2, 1, 64, 64, 32, TWO, 64), standing(23, shift=3)),
+    case("small-scores", Config(1, 1, 64, 64, 64, TWO, 64), standing(80), 1e-3),
+    case("large-scores", Config(1, 1, 64, 128, 64, TWO, 64), standing(70), 10.0),
+    case("huge-scores", Config(1, 1, 64, 64, 64, TWO, 64), everything, 60.0, bound=HUGE),
+    case("huge-unseen", Config(1, 1, 128, 128, 32, TWO, 64), standing(50), 60.0, bound=HUGE),
+    case("bucket-edge", Config(1, 1, 128, 192, 32, TWO, 64), standing(184), 2.0),
+    case("short-part", Config(2, 1, 64, 192, 32, (3, 1), 128), standing(88, shift=7), 2.0),
+    case(
+        "ring-wrap",
+        Config(2, 1, 128, 128, 64, (2, 2), 64),
+        standing(411, window=128, shift=40),
+        2.0,
+    ),
+    case("unused-rows", Config(1, 1, 64, 64, 32, TWO, 64), few_staged),
+    case("idle-node", Config(1, 1, 64, 64, 32, (3, 2), 64), standing(60), 3.0),
+    case("two-heads", Config(1, 2, 192, 256, 32, (3, 1), 64), standing(210), 3.0, spare=1),
+    case(
+        "heads-waves",
+        Config(2, 2, 128, 128, 32, (3, 2), 64, waves=2),
+        standing(150, shift=20),
+        3.0,
+        spare=1,
+    ),
+    case(
+        "four-waves",
+        Config(2, 1, 64, 64, 32, TWO, 64, waves=4),
+        standing(100, window=64, shift=30),
+        3.0,
+    ),
+    case(
+        "e2b-ring-1",
+        Config(1, 1, 512, 512, 256, P150, 128),
+        standing(900, 1, 8, 512),
+        3.0,
+        "full",
+    ),
+    case(
+        "e2b-ring-32",
+        Config(32, 1, 512, 512, 256, P150, 128),
+        standing(900, 1, 8, 512, 77),
+        3.0,
+        "full",
+    ),
+    case(
+        "e2b-ring-prompts",
+        Config(4, 1, 512, 512, 256, P150, 128, waves=4),
+        standing(900, 4, 8, 512, 100),
+        3.0,
+        "full",
+        spare=4,
+    ),
+    case(
+        "e2b-full-first",
+        Config(4, 1, 128, 1024, 512, P150, 1024),
+        standing(3, 1, 8, shift=50),
+        3.0,
+        "full",
+    ),
+    case(
+        "e2b-full-prompts",
+        Config(4, 1, 1024, 2048, 512, P150, 1024, waves=4),
+        standing(800, 4, 8, shift=70),
+        3.0,
+        "full",
+    ),
+    case(
+        "e2b-full-1-8k",
+        Config(1, 1, 8192, 8192, 512, P150, 1024),
+        standing(7990, 4, 8),
+        3.0,
+        "full",
+    ),
+    case(
+        "e4b-ring-32",
+        Config(32, 2, 512, 512, 256, P150, 128),
+        standing(2000, 1, 4, 512, 77),
+        3.0,
+        "full",
+    ),
+    case(
+        "e4b-full-1-8k",
+        Config(1, 2, 8192, 8192, 512, P150, 256),
+        standing(8100, 8, 4),
+        3.0,
+        "full",
+    ),
+    case(
+        "e4b-full-32",
+        Config(32, 2, 1024, 1024, 512, P150, 1024),
+        standing(700, 1, 4, shift=11),
+        3.0,
+        "full",
+    ),
+    case(
+        "e4b-ring-32-n150",
+        Config(32, 2, 512, 512, 256, N150, 128),
+        standing(2000, 1, 4, 512, 77),
+        3.0,
+        "full",
+    ),
+    case(
+        "e4b-full-4-n150",
+        Config(4, 2, 1024, 1024, 512, N150, 1024),
+        standing(700, 1, 4, shift=101),
+        3.0,
+        "full",
+    ),
 ]
