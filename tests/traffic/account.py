@@ -176,7 +176,7 @@ def moving_share(batch: int) -> float:
 
 
 def _moved(step: Step, batch: int) -> float:
-    """Bytes a step: the sources are read whole in every copying step, a slot's rows written 1 in 32."""
+    """Bytes a step: sources are read whole in every copying step, a slot's rows written 1 in 32."""
     read = sum(move.read_bytes for move in step.moves)
     written = sum(move.written_bytes for move in step.moves)
     return read * moving_share(batch) + written / TILE

@@ -36,7 +36,7 @@ CASES = (
     "rms_norm-one-node",
     "residual_norm-one-node",
     "gelu_mul-one-node",
-    "flash_attention-one-block",
+    "attention-one-unit",
     "residual_add-one-node",
     "elementwise_mul-one-node",
     "copy-one-node",
@@ -44,10 +44,9 @@ CASES = (
     "geglu_mlp-two-nodes-bf16",
     "kv_append-edges",
     "ple-two-nodes",
-    "decode_attention-two-nodes",
     "qkv_units-two-passes",
-    "flash_attention-bucket-edge",
-    "flash_attention-ring-wrap",
+    "attention-nothing-cached",
+    "attention-bucket-edge",
     "geglu_mlp-one-share-bf16",
     "residual_norm-scaled-uneven",
 )
@@ -90,8 +89,10 @@ def main() -> None:
                 "busy_cycles": {unit: n for unit, n in row["busy_cycles"].items() if n},
                 "span_cycles": row["span_cycles"],
             }
-            kept["about"] = {"simulator": "wolfpine 2.2, Blackhole, TT_SIM_COST_MODEL=1",
-                             "clock_hz": CLOCK}
+            kept["about"] = {
+                "simulator": "wolfpine 2.2, Blackhole, TT_SIM_COST_MODEL=1",
+                "clock_hz": CLOCK,
+            }
             OUT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
             print(f"{name}: {kept['rows'][name]['busy_cycles']}", flush=True)
 

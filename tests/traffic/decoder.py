@@ -8,7 +8,7 @@ the decoder does, and changes when it does. Knows the decoder's seams (`Tensors`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ class _Tensors(Tensors):
 
     def _handle(self, label: str, shape: Sequence[int], fmt: Format, role: Role) -> Handle:
         rows, columns = shape
-        assert rows % TILE == 0 and columns % TILE == 0, f"{label}: {rows} × {columns}"
+        assert not (rows % TILE or columns % TILE), f"{label}: {rows} × {columns}"
         return Handle(label, (rows, columns), fmt, role)
 
 
@@ -188,9 +188,7 @@ def record(
     flushing = step(edge)
     last = step(context - 1) if context - 1 > edge else flushing
     assert flushing.moves
-    return Step(
-        tuple(last.calls), tuple(flushing.moves), sum(last.uploads), sum(last.downloads)
-    )
+    return Step(tuple(last.calls), tuple(flushing.moves), sum(last.uploads), sum(last.downloads))
 
 
 def _silent(_: str) -> None:

@@ -62,7 +62,9 @@ def text(rows: Sequence[Row]) -> str:
     head = HEAD.format(
         picture="traffic.svg",
         shares=" or ".join(sorted(shares)),
-        rates=", ".join(f"{b.name} {b.dram_bytes_per_second / 1e9:.0f} GB/s" for b in BOARDS.values()),
+        rates=", ".join(
+            f"{b.name} {b.dram_bytes_per_second / 1e9:.0f} GB/s" for b in BOARDS.values()
+        ),
         cases=priced.num_cases,
         worst=f"{max(priced.worst.values()):.0%}",
         clock=timing.CLOCK_HZ["p150"] / 1e9,

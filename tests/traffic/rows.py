@@ -105,9 +105,7 @@ def make_row(model: str, board: Board, weights: Precision, batch: int, context: 
     """One row; what does not fit the board, or no kernel reads, says so."""
     which = (model, board.name, weights, batch, context)
     try:
-        make_plan(
-            config_of(model), board, precision=weights, slots=batch, context_length=context
-        )
+        make_plan(config_of(model), board, precision=weights, slots=batch, context_length=context)
         step, told = recorded(model, board, weights, batch, context)
     except (PlanError, ValueError) as refused:
         return Row(*which, why_not=str(refused))
