@@ -8,13 +8,14 @@ the decoder does, and changes when it does. Knows the decoder's seams (`Tensors`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from device_service.model.architecture import ModelConfig
+from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint_tensors import expected_tensors
 from device_service.model.interface import Span, StepBatch
 from device_service.model.tt_boards import Board
@@ -22,6 +23,7 @@ from device_service.model.tt_decoder import TtDecoder
 from device_service.model.tt_operations import Operations
 from device_service.model.tt_plan import Precision
 from device_service.model.tt_tensors import Tensors
+from device_service.model.tt_weights import DeviceTensor, head_tensors, layer_tensors
 from kernels.runtime import TILE, TILE_BYTES, Format
 
 Role = Literal["weights", "norm", "kv", "activation", "constant"]
@@ -116,7 +118,8 @@ class _Tensors(Tensors):
 
     def _handle(self, label: str, shape: Sequence[int], fmt: Format, role: Role) -> Handle:
         rows, columns = shape
-        assert not (rows % TILE or columns % TILE), f"{label}: {rows} × {columns}"
+        assert not rows % TILE, f"{label}: {rows} × {columns}"
+        assert not columns % TILE, f"{label}: {rows} × {columns}"
         return Handle(label, (rows, columns), fmt, role)
 
 
@@ -136,17 +139,31 @@ class _Operations(Operations):
         return operation
 
 
-class _Checkpoint:
-    """Every tensor of a model, with a shape and no numbers."""
+class _Weights:
+    """A model's `TtWeights`: what `layer_tensors` and `head_tensors` say that a device holds."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._shapes = dict(expected_tensors(config))
+    def __init__(self, config: ModelConfig, precision: Precision) -> None:
+        self._config = config
+        self.precision: Precision = precision
 
-    def tensor(self, name: str) -> torch.Tensor:
-        return torch.empty(self._shapes[name], dtype=torch.bfloat16, device="meta")
+    def layer(self, layer: LayerConfig) -> Mapping[str, Handle]:
+        return self._handles(layer_tensors(self._config, layer, self.precision))
 
-    def release_pages(self) -> None:
-        return None
+    def head(self) -> Mapping[str, Handle]:
+        return self._handles(head_tensors(self._config, self.precision))
+
+    def host(self, name: str) -> torch.Tensor:
+        shape = expected_tensors(self._config)[f"{name}.weight"]
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    def _handles(self, tensors: Sequence[DeviceTensor]) -> Mapping[str, Handle]:
+        return {
+            x.name: Handle(x.name, x.shape, x.fmt, "norm" if _NO_MATRIX(x.name) else "weights")
+            for x in tensors
+        }
+
+
+_NO_MATRIX = re.compile(r"(.*norms?|scalar)$").match
 
 
 @dataclass(frozen=True)
@@ -170,7 +187,7 @@ def record(
     """
     tensors = _Tensors()
     operations = _Operations(board, tensors)
-    weights = stand_in_weights(config, precision, tensors)
+    weights = _Weights(config, precision)
     decoder = TtDecoder(config, weights, tensors, operations, batch, context, _silent)
 
     def after(layer: int, _: torch.Tensor) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from device_service.model.tt_boards import BOARDS
 from tests.traffic import timing
-from tests.traffic.account import by_kernel
 from tests.traffic.rows import Row, recorded
 
 COLUMNS = (
@@ -23,12 +22,12 @@ run on silicon.
 
 ![Predicted, not measured: tokens a second]({picture})
 
-**Counted.** The real decoder is run at full size on tensors without numbers; of each of its launches,
-every thread of the kernel is run on every core of the board's grid, and every tile that it moves to
-or from DRAM is counted ([tests/traffic](../tests/traffic)). Besides: what the host writes and
-reads each step, and the copies of completed tile rows from staging to the caches
-(`paged_fill_cache`, launches of ttnn's: one step in 32 for one sequence; its source reads the whole
-of staging).
+**Counted.** The real decoder is run at full size on tensors without numbers; of each of its
+launches, every thread of the kernel is run on every core of the board's grid, and every tile that
+it moves to or from DRAM is counted ([tests/traffic](../tests/traffic)). Besides: what the host
+writes and reads each step, and the copies of completed tile rows from staging to the caches
+(`paged_fill_cache`, launches of ttnn's: one step in 32 for one sequence; by its source it reads the
+whole of staging).
 
 **Least.** Every weight matrix once in its format, every norm once and unrepeated, keys and values
 once by each layer whose queries see them, at the true context, the newest ones written, embeddings,
@@ -39,8 +38,9 @@ per-layer model projection is multiplied on the host, before the step, and is in
 rate ({rates}), or as its busiest core's busiest unit, whichever is longer. Cycles are wolfpine's
 timing model ({cases} small cases of all kernels, priced by kind of work; the worst fit is off by
 {worst}); they are a floor, for a Blackhole, at {clock} GHz, and for a Wormhole the same at
-{wormhole_clock} GHz. bfp8's unpacking is not in them. Between launches {launch} µs with a trace, {untraced} without (assumed); host
-transfers at {host} GB/s (assumed). The host's own work, sampling and the gateway are left out.
+{wormhole_clock} GHz. bfp8's unpacking is not in them. Between launches {launch} µs with a trace,
+{untraced} without (assumed); host transfers at {host} GB/s (assumed). The host's own work, sampling
+and the gateway are left out.
 
 **Ceiling.** The least bytes at the board's full rate, and all else free.
 
@@ -105,8 +105,8 @@ def line(row: Row) -> str:
 
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
-    yield "\n*a step*: launches of kernels + copies of completed tile rows, on average. *binds*: over a\n"
-    yield "step; in brackets the launches whose cycles are longer than their bytes.\n"
+    yield "\n*a step*: launches of kernels + copies of completed tile rows, on average. *binds*:"
+    yield "\nover a step; in brackets the launches whose cycles are longer than their bytes.\n"
     if not any(row.why_not for row in rows):
         return
     yield "\n## What does not run, and why\n\n"
@@ -121,7 +121,7 @@ def _kernels(rows: Sequence[Row]) -> Iterator[str]:
     yield "\n## One step, kernel by kernel\n\nbf16, p150, one sequence, context 8192.\n"
     for model in dict.fromkeys(row.model for row in rows):
         step, _ = recorded(model, BOARDS["p150"], "bf16", 1, 8192)
-        yield f"\n| {model} | launches | MB | cores | L1 KB | µs DRAM | µs cycles | busiest unit |\n"
+        yield f"\n| {model} | launches | MB | cores | L1 KB | µs DRAM | µs cycles | busiest |\n"
         yield "|---|---|---|---|---|---|---|---|\n"
         told = timing.by_kernel(step.calls, BOARDS["p150"])
         for kernel, one in told.items():

@@ -62,7 +62,7 @@ def test_more_memory_than_a_core_has_is_refused() -> None:
 
         @ttl.compute()
         def compute() -> None:
-            with x_dfb.wait() as x_blk:
+            with x_dfb.wait():
                 pass
 
         @ttl.datamovement()

@@ -3,9 +3,9 @@
 Nothing here is measured on silicon. A launch takes as long as its bytes or as its busiest core's
 busiest unit, whichever is longer. Cycles are priced: tests/traffic/cycles.json has what wolfpine's
 timing model charged small cases of every kernel, and how many tiles of each kind of work these
-were; a price of each kind is the non-negative least-squares fit. They are a floor: the model charges
-what the vendor's documents state, much of the unpackers' and packers' work is in none, and units
-wait for each other.
+were; a price of each kind is the non-negative least-squares fit. They are a floor: the model
+charges what the vendor's documents state, much of the unpackers' and packers' work is in none, and
+units wait for each other.
 """
 
 from __future__ import annotations
