@@ -2,43 +2,47 @@
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer) for a new .venv
 # MODEL=DIR           what demo, serve and chat run: "demo", "gemma3-270m" or a checkpoint directory
-# BACKEND=torch       what runs it
+# BACKEND=torch       what runs it: torch; sim, TT-Lang's functional simulator; or tt, a card
 # PYTHON312=…         the Python 3.12 for .venv-tt (TT-Lang's compiler knows no other)
-# SIMULATOR=wolfpine  what test-chip runs on, or the path of the vendor's libttsim_bh.so
+# SIMULATOR=wolfpine  a simulated chip for BACKEND=tt and test-chip, or the path of the vendor's libttsim_bh.so
 # PIP_ARGS=…          more arguments for pip, e.g. an index with CPU builds of torch
 
 PYTHON ?= python3
 MODEL ?= demo
 BACKEND ?= torch
 PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) python3.12)
-SIMULATOR ?= wolfpine
+SIMULATOR ?=
 PIP_ARGS ?=
 
 VENV := .venv
 VENV_TT := .venv-tt
-CROSS_COMPILER := gcc-riscv64-unknown-elf binutils-riscv64-unknown-elf picolibc-riscv64-unknown-elf
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(PIP_ARGS)
-LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$(or $(BACKEND),torch)"
+LOCAL = $(BIN)/python -m deploy.local --model "$(or $(MODEL),demo)" --backend "$(or $(BACKEND),torch)" \
+    --simulator "$(SIMULATOR)"
+NEEDS_sim := $(VENV)/.sim
+NEEDS_tt := .chip $(VENV)/.serve $(VENV_TT)/.serve
+NEEDS = $(or $(NEEDS_$(BACKEND)),$(VENV)/.serve)
+PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip-tools chip-report test-real-model \
-        test-soak check format proto bench-decode bench-precision traffic traffic-cycles model-demo \
-        model-gemma3-270m clean
+.PHONY: help demo serve chat test test-kernels test-chip .chip chip-report \
+        test-real-model test-soak check format proto bench-decode bench-precision traffic traffic-cycles \
+        model-demo model-gemma3-270m clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # --- What a person runs -----------------------------------------------------------------------
 
-demo: $(VENV)/.serve ## Starts both programs on the demo model and streams a few answers
+demo: $(NEEDS) ## Starts both programs on the demo model and streams a few answers
 	@$(LOCAL) demo
 
-serve: $(VENV)/.serve ## Runs both programs in the foreground until Ctrl-C
+serve: $(NEEDS) ## Runs both programs in the foreground until Ctrl-C
 	@$(LOCAL) serve
 
-chat: $(VENV)/.serve ## Starts both programs and a chat with them
+chat: $(NEEDS) ## Starts both programs and a chat with them
 	@$(LOCAL) chat
 
 model-gemma3-270m: $(VENV)/.gguf ## Brings the real Gemma 3 270M (267 MB; Gemma's terms apply)
@@ -52,7 +56,8 @@ test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 min
 test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: functional simulator and compiler
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
-test-chip: .chip-tools $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
+test-chip: SIMULATOR := $(or $(SIMULATOR),wolfpine)
+test-chip: .chip $(VENV)/.dev $(VENV_TT)/.tt ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
 
@@ -106,6 +111,11 @@ $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --quiet --editable '.[device,gateway]'
 	@touch $@
 
+$(VENV)/.sim: $(VENV)/.serve
+	@echo "==> Installing TT-Lang's functional simulator"
+	@$(PIP) install --quiet --editable '.[device,gateway,sim]'
+	@touch $@
+
 $(VENV)/.gguf: $(VENV)/.serve
 	@echo "==> Installing the GGUF importer"
 	@$(PIP) install --quiet --editable '.[device,gateway,gguf]'
@@ -114,15 +124,11 @@ $(VENV)/.gguf: $(VENV)/.serve
 $(VENV)/.dev: $(VENV)/.serve
 	@echo "==> Installing the tools for tests and checks (a minute or two, once)"
 	@$(PIP) install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.gguf
+	@touch $@ $(VENV)/.gguf $(VENV)/.sim
 
 # Asked before minutes are spent on environments.
-.chip-tools:
-	@[ "$(SIMULATOR)" = wolfpine ] || [ -f "$(SIMULATOR)" ] || { \
-	    echo "error: no simulator at $(SIMULATOR): build https://github.com/tenstorrent/ttsim (./make.py :build) and" \
-	        "say make test-chip SIMULATOR=PATH/libttsim_bh.so" >&2; exit 1; }
-	@command -v riscv64-unknown-elf-g++ >/dev/null && [ -d /usr/lib/picolibc/riscv64-unknown-elf ] || { \
-	    echo "error: no cross compiler: apt-get install $(CROSS_COMPILER) (Debian 12)" >&2; exit 1; }
+.chip:
+	@$(PYTHON) -m deploy.chip "$(SIMULATOR)"
 
 # A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. They want torch, whose
 # wheel for Linux has CUDA with it: 5 of the 6 GB. PIP_ARGS can name an index with CPU builds.
@@ -131,5 +137,12 @@ $(VENV_TT)/.tt:
 	    echo "error: no Python 3.12 at $(PYTHON312): install it (pyenv install 3.12) and say make PYTHON312=PATH …" >&2; exit 1; }
 	@echo "==> Making $(VENV_TT) with TT-Lang, ttnn and a simulated chip (6 GB, once)"
 	@$(PYTHON312) -m venv $(VENV_TT)
-	@$(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS) install --quiet tt-lang==1.1.1 wolfpine==2.2
+	@$(PIP_TT) install --quiet tt-lang==1.1.1 wolfpine==2.2
+	@touch $@
+
+# The device service beside TT-Lang, whose own packages stay as they are.
+$(VENV_TT)/.serve: pyproject.toml $(VENV_TT)/.tt
+	@echo "==> Installing what the device service needs into $(VENV_TT)"
+	@$(PIP_TT) list --format=freeze | grep -E '^(torch|numpy|ttnn|tt-lang)==' >$(VENV_TT)/constraints.txt
+	@$(PIP_TT) install --quiet --constraint $(VENV_TT)/constraints.txt --editable '.[device,tt]'
 	@touch $@

@@ -15,21 +15,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from deploy import chip
+from deploy.programs import (
+    ROOT,
+    START_SECONDS,
+    Program,
+    ServiceError,
+    start_program,
+    stop_program,
+    wait_serving,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["MODELS", "ROOT", "ServiceError", "Services", "free_address", "running_services"]
+
 MODELS = {
     "demo": ROOT / "deploy" / "demo-model",
     "gemma3-270m": ROOT / ".cache" / "models" / "gemma3-270m",
 }
-START_SECONDS = 600.0
-STOP_SECONDS = 40.0
+
+SIMULATED_START_SECONDS = 7200.0
+LOGS = ROOT / ".cache" / "local"
 
 # What a person sees of the model: questions where it can chat, beginnings where it only completes.
 QUESTIONS = (
@@ -39,31 +49,6 @@ QUESTIONS = (
     "Tell me a story about a fox.",
 )
 BEGINNINGS = ("The capital of France is", "Once upon a time,")
-
-
-class ServiceError(Exception):
-    """A program did not start, or stopped by itself; the message ends with what it printed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A running program with the file that its output goes to."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def output(self) -> str:
-        """All it printed so far."""
-        return self.log.read_text(errors="replace")
-
-    def check_running(self) -> None:
-        """Raises ServiceError when the program has ended."""
-        if self.process.poll() is not None:
-            raise ServiceError(
-                f"the {self.name} ended with exit code {self.process.returncode}:\n"
-                f"{self.output().strip()}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,60 +78,6 @@ def check_free(address: str) -> None:
             raise ServiceError(f"{address} is in use: does another `make serve` run?")
 
 
-def start_program(
-    name: str,
-    module: str,
-    flags: Mapping[str, str],
-    log: Path,
-    wrapper: Sequence[str] = (),
-) -> Program:
-    """Starts `python -m module --flag value …` in a session of its own, so that Ctrl-C is ours."""
-    command = [*wrapper, sys.executable, "-m", module]
-    for flag, value in flags.items():
-        command += [f"--{flag}", value]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Program(name, process, log)
-
-
-def stop_program(program: Program, seconds: float = STOP_SECONDS) -> int:
-    """SIGTERM, then SIGKILL after `seconds`. Returns the exit code."""
-    program.process.terminate()
-    try:
-        return program.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        program.process.kill()
-        return program.process.wait()
-
-
-def wait_serving(address: str, programs: Sequence[Program], seconds: float = START_SECONDS) -> None:
-    """Waits until grpc.health.v1 at `address` says SERVING.
-
-    Raises:
-        ServiceError: one of the programs ended, or the time ran out.
-    """
-    deadline = time.monotonic() + seconds
-    with grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(grpc.RpcError):
-                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            for program in programs:
-                program.check_running()
-            time.sleep(0.05)
-    printed = "\n".join(program.output().strip() for program in programs)
-    raise ServiceError(f"{address} was not ready after {seconds:.0f} s:\n{printed}")
-
-
 @contextlib.contextmanager
 def running_services(
     model_dir: Path,
@@ -154,10 +85,14 @@ def running_services(
     device_flags: Mapping[str, str] | None = None,
     gateway_flags: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
+    device_python: Path | None = None,
+    device_variables: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[Services]:
     """Starts both programs on free loopback ports, yields when they serve, stops them at the end.
 
     Flags are given without dashes, e.g. `{"precision": "float32"}`, and override the defaults.
+    `device_python` and `device_variables` are for the device service only: see `start_program`.
 
     Raises:
         ServiceError: one of them did not come up.
@@ -177,13 +112,18 @@ def running_services(
             "metrics-listen": free_address(),
         } | dict(gateway_flags or {})
         device = start_program(
-            "device service", "device_service", device_flags, log_dir / "device.log"
+            "device service",
+            "device_service",
+            device_flags,
+            log_dir / "device.log",
+            python=device_python,
+            variables=device_variables,
         )
         cleanup.callback(stop_program, device)
         gateway = start_program("gateway", "gateway", gateway_flags, log_dir / "gateway.log")
         # The gateway first: its streams end while the device still serves them.
         cleanup.callback(stop_program, gateway)
-        wait_serving(gateway_flags["listen"], [device, gateway])
+        wait_serving(gateway_flags["listen"], [device, gateway], start_seconds)
         yield Services(
             device,
             gateway,
@@ -200,10 +140,13 @@ def tessera(address: str, *arguments: str) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def demo(services: Services, can_chat: bool) -> int:
-    """Shows what a user types and, streamed, what comes back."""
+def demo(services: Services, can_chat: bool, is_slow: bool = False) -> int:
+    """Shows what a user types and, streamed, what comes back; less where it is slow."""
     mode = ["--temperature", "0", *(["--chat"] if can_chat else ["--max-tokens", "32"])]
-    for prompt in QUESTIONS if can_chat else BEGINNINGS:
+    prompts = QUESTIONS if can_chat else BEGINNINGS
+    if is_slow:
+        prompts = prompts[-1:] if not can_chat else prompts[1:2]
+    for prompt in prompts:
         print(f'\n$ tessera generate {" ".join(mode)} "{prompt}"', flush=True)
         if code := tessera(services.gateway_address, "generate", *mode, prompt):
             return code
@@ -245,6 +188,37 @@ def has_chat_template(model_dir: Path) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the device service runs on, as `start_program` and its flags want it."""
+
+    flags: Mapping[str, str]
+    python: Path | None = None
+    variables: Mapping[str, str] | None = None
+    start_seconds: float = START_SECONDS
+    is_slow: bool = False
+    """Whether it simulates: minutes an answer."""
+
+
+def place_of(backend: str, simulator: str) -> Place:
+    """Where a backend runs here.
+
+    Raises:
+        chip.ChipError: `tt` has neither a card nor a simulated chip.
+    """
+    flags = {"backend": backend}
+    # A simulator computes what a slot could hold; and a stop need not wait for its step.
+    small = flags | {"slots": "2", "context-length": "512", "drain-seconds": "0"}
+    if backend == "sim":
+        return Place(small, start_seconds=SIMULATED_START_SECONDS, is_slow=True)
+    if backend != "tt":
+        return Place(flags)
+    variables = chip.environment(simulator)
+    if chip.is_simulated(variables):
+        return Place(small, chip.PYTHON, variables, SIMULATED_START_SECONDS, is_slow=True)
+    return Place(flags, chip.PYTHON, variables)
+
+
 def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -255,13 +229,17 @@ def main() -> int:
     parser.add_argument("action", choices=("demo", "serve", "chat"))
     parser.add_argument("--model", default="demo", help="demo, gemma3-270m or a directory")
     parser.add_argument("--backend", default="torch", help="torch, sim or tt (default: torch)")
+    parser.add_argument(
+        "--simulator",
+        default="",
+        help="for tt: a simulated chip to prepare, wolfpine or the path of the vendor's library; "
+        "without it, a card, or what TT_METAL_SIMULATOR names",
+    )
     arguments = parser.parse_args()
     # SIGTERM ends like Ctrl-C does, and Ctrl-C works where a script's shell had it ignored.
     signal.signal(signal.SIGTERM, _on_terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    device_flags = {"backend": arguments.backend}
-    if arguments.backend != "torch":  # a simulator computes what a slot could hold
-        device_flags |= {"slots": "2", "context-length": "512"}
+    device_flags: dict[str, str] = {}
     gateway_flags: dict[str, str] = {}
     if arguments.action == "serve":
         device_flags |= {"listen": "127.0.0.1:50051", "metrics-listen": "127.0.0.1:9101"}
@@ -272,22 +250,33 @@ def main() -> int:
             for flags in (device_flags, gateway_flags):
                 check_free(flags["listen"])
                 check_free(flags["metrics-listen"])
+        place = place_of(arguments.backend, arguments.simulator)
         print(f"==> Starting the device service and the gateway on {arguments.model}", flush=True)
+        if place.is_slow:
+            LOGS.mkdir(parents=True, exist_ok=True)
+            (LOGS / "device.log").unlink(missing_ok=True)
+            print(f"==> On a simulator this takes minutes; what it does: tail -f {LOGS}/device.log")
         start = time.monotonic()
         with running_services(
-            model_dir, device_flags=device_flags, gateway_flags=gateway_flags
+            model_dir,
+            device_flags={**place.flags, **device_flags},
+            gateway_flags=gateway_flags,
+            log_dir=LOGS if place.is_slow else None,
+            device_python=place.python,
+            device_variables=place.variables,
+            start_seconds=place.start_seconds,
         ) as services:
             print(f"==> Both serve after {time.monotonic() - start:.1f} s", flush=True)
             match arguments.action:
                 case "demo":
-                    return demo(services, has_chat_template(model_dir))
+                    return demo(services, has_chat_template(model_dir), place.is_slow)
                 case "serve":
                     return serve(services)
                 case _:
                     # Ctrl-C is the chat's: it stops an answer there, not the programs here.
                     signal.signal(signal.SIGINT, lambda *_: None)
                     return tessera(services.gateway_address, "chat")
-    except ServiceError as error:
+    except (ServiceError, chip.ChipError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,7 +10,9 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from device_service.errors import StartError
+from device_service import doctor
+from device_service.errors import HungError, StartError, one_line
+from device_service.machine import look
 from device_service.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ DEFAULT_CONTEXT_LENGTH = 8192
 
 def main() -> int:
     """Returns the exit code: 0 after an orderly stop, 1 when it can't serve, 2 for bad settings."""
+    if sys.argv[1:2] == ["doctor"]:
+        return doctor.main(sys.argv[2:])
     try:
         settings = load_settings(sys.argv[1:])
     except SettingsError as error:
@@ -34,6 +38,8 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if settings.backend == "tt" and (problem := doctor.refusal(doctor.checks(look(os.environ)))):
+        return _fail(f"--backend tt: {problem}", START_ERROR)
     # Here and not above, so that --help and mistakes in settings are told at once.
     try:
         from uvloop import new_event_loop
@@ -42,6 +48,10 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve_until_signal(settings))
+    except HungError as error:
+        _fail(error, START_ERROR)
+        sys.stderr.flush()
+        os._exit(START_ERROR)  # an orderly end would wait for the native call that hangs
     except StartError as error:
         return _fail(error, START_ERROR)
     return 0
@@ -60,7 +70,7 @@ async def _serve_until_signal(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await serve(settings, partial(load_model, settings), stop)
+    await serve(settings, partial(load_model, settings), stop, may_end_process=True)
 
 
 def load_model(settings: Settings, report: ReportProgress) -> Model:
@@ -81,21 +91,27 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
             device=settings.accelerator,
             num_slots=settings.slots,
             context_length=context_length,
-            max_rows=settings.max_rows,
+            max_rows=settings.row_limit,
             num_threads=settings.threads,
             report=report,
         )
     from device_service.model.tt_backend import TtModel
 
-    return TtModel.load(
-        settings.model,
-        backend=settings.backend,
-        board=settings.board,
-        num_slots=settings.slots,
-        context_length=context_length,
-        max_rows=settings.max_rows,
-        report=report,
-    )
+    try:
+        return TtModel.load(
+            settings.model,
+            backend=settings.backend,
+            board=settings.board,
+            num_slots=settings.slots,
+            context_length=context_length,
+            max_rows=settings.row_limit,
+            report=report,
+        )
+    except RuntimeError as error:  # of ttnn: whatever kept the device from opening
+        perhaps = doctor.warnings(doctor.checks(look(os.environ)))
+        if settings.backend != "tt" or not perhaps:
+            raise
+        raise RuntimeError(f"{one_line(error)}; perhaps {perhaps[0]}") from error
 
 
 def _fail(error: object, code: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from device_service.errors import Code, CommandError, invalid
+from device_service.errors import Code, CommandError, invalid, one_line
 from device_service.event_log import EventLog
 from device_service.messages import (
     CloseCommand,
@@ -349,7 +349,7 @@ class Core:
             self._log.full_row(sequence.key, position, row.astype("<f4").tobytes())
 
     def _fail_step(self, spans: list[Span], seconds: float, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        reason = f"{type(error).__name__}: {one_line(error)}"
         self._note_step(spans, seconds, succeeded=False)
         for span in spans:
             self._lose(

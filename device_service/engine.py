@@ -18,7 +18,7 @@ import numpy as np
 
 from device_service.core import Core
 from device_service.errors import Code, StartError
-from device_service.messages import Command, Report, StreamEvents
+from device_service.messages import Command, Report, StreamEnd, StreamEvents
 from device_service.model.interface import (
     Model,
     ModelInfo,
@@ -27,9 +27,13 @@ from device_service.model.interface import (
     Span,
     StepBatch,
 )
+from device_service.step_watch import StepWatch
 
 Deliver = Callable[[StreamEvents], None]
 LoadModel = Callable[[ReportProgress], Model]
+
+WATCH_SECONDS = 1.0
+"""How often it is asked whether a step hangs; more often where its limit is short."""
 
 MAX_STEP_SECONDS = 20.0
 """How long a stop waits for the running step."""
@@ -45,6 +49,7 @@ class Engine:
         max_queued: sequences that may wait for a slot.
         on_report: called on the event loop after everything that changed the load.
         report_progress: gets lines about loading and warm-up, on the engine's thread.
+        watch: of the steps; without it, a step may take any time.
     """
 
     def __init__(
@@ -53,11 +58,14 @@ class Engine:
         max_queued: int,
         on_report: Callable[[Report], None],
         report_progress: ReportProgress = log.info,
+        watch: StepWatch | None = None,
     ) -> None:
         self._load_model = load_model
         self._max_queued = max_queued
         self._on_report = on_report
         self._report_progress = report_progress
+        self._watch = watch or StepWatch(None)
+        self._hung = ""
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Callable[[Core], None]] = queue.SimpleQueue()
         self._streams: dict[int, Deliver] = {}
@@ -85,10 +93,30 @@ class Engine:
         """Returns once the thread runs no more: after `stop`, or after a fault of its own."""
         await self._ended.wait()
 
+    async def hung(self) -> str:
+        """Returns once a step has taken longer than it may, and why that is; streams are told.
+
+        The thread is lost then: there is no way to end a native call. Only the process can go.
+        """
+        limit = self._watch.limit_seconds
+        if limit is None:
+            await asyncio.Future[None]()  # never
+        assert limit is not None
+        while (seconds := self._watch.overdue_seconds()) is None:  # noqa: ASYNC110 who hangs tells not
+            await asyncio.sleep(min(limit / 4, WATCH_SECONDS))
+        self._hung = f"a step of the model has run for {seconds:.0f} s, and may take {limit:g}"
+        end = StreamEvents(end=StreamEnd(Code.UNAVAILABLE, f"the device hangs: {self._hung}"))
+        for deliver in self._streams.values():
+            deliver(end)
+        return self._hung
+
     def open_stream(self, deliver: Deliver) -> int:
         """A new stream; `deliver` is called on the event loop with what happens to it."""
         stream = next(self._numbers)
         self._streams[stream] = deliver
+        if self._hung:
+            end = StreamEnd(Code.UNAVAILABLE, f"the device hangs: {self._hung}")
+            self._loop.call_soon(deliver, StreamEvents(end=end))
         self._inbox.put(lambda core: core.open_stream(stream))
         return stream
 
@@ -162,7 +190,9 @@ class Engine:
             self._publish(core)
             self._call(self._set_ready, model.info)
             while not self._stopped.is_set():
-                self._handle_inbox(core, wait=not core.step())
+                with self._watch.step():
+                    has_worked = core.step()
+                self._handle_inbox(core, wait=not has_worked)
                 self._publish(core)
             # What was put just before the stop, such as the end of all sequences, is still told.
             self._handle_inbox(core, wait=False)

@@ -44,3 +44,18 @@ def invalid(field: str, message: str) -> CommandError:
 
 class StartError(Exception):
     """The service cannot start; the message is one line that an operator can act on."""
+
+
+class HungError(StartError):
+    """A step of the model does not return: the process has to go, whatever still runs in it."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line.
+
+    Of ttnn's the part after "info:": before it is a place in its sources, after it a backtrace.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "info:" in lines[:-1]:
+        lines = lines[lines.index("info:") + 1 :]
+    return lines[0] if lines else type(error).__name__

@@ -19,12 +19,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from device_service import health
 from device_service.engine import Engine, LoadModel
-from device_service.errors import StartError
+from device_service.errors import HungError, StartError, one_line
 from device_service.load_board import LoadBoard
 from device_service.messages import Report
 from device_service.metrics import Metrics
 from device_service.servicer import DeviceServicer
 from device_service.settings import Settings
+from device_service.step_watch import StepWatch
 from tessera.device.v1 import device_pb2, device_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ async def serve(
     load_model: LoadModel,
     stop: asyncio.Event,
     on_serving: Callable[[str], None] | None = None,
+    *,
+    may_end_process: bool = False,
 ) -> None:
     """Serves until `stop` is set and open sequences are closed, at most `drain_seconds` later.
 
@@ -66,9 +69,11 @@ async def serve(
         load_model: runs on the engine's thread.
         stop: the wish to stop.
         on_serving: told the address once the service is SERVING.
+        may_end_process: see `StepWatch`.
 
     Raises:
         StartError: an address is taken, the model cannot be loaded, or the engine ended by itself.
+        HungError: a step took longer than `step_timeout`.
     """
     server = grpc.aio.server(options=_SERVER_OPTIONS)
     own_health = health.Health(SERVICE_NAME, server)
@@ -85,7 +90,8 @@ async def serve(
             log.error("NOT SERVING until restarted: %s", report.broken)
             broken.set()
 
-    engine = Engine(load_model, settings.max_queued, on_report)
+    watch = StepWatch(settings.step_limit, may_end_process=may_end_process)
+    engine = Engine(load_model, settings.max_queued, on_report, watch=watch)
     servicer = DeviceServicer(engine, board, settings.max_queued)
     device_pb2_grpc.add_DeviceServiceServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
@@ -134,8 +140,7 @@ async def _load(
         raise
     except Exception as error:
         log.debug("the model did not come up", exc_info=True)
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise StartError(f"--model {settings.model}: {reason}") from error
+        raise StartError(f"--model {settings.model}: {one_line(error)}") from error
     finally:
         stopping.cancel()
         starting.cancel()
@@ -155,15 +160,21 @@ async def _serve_until_stop(
     stopping, breaking, ending = (
         asyncio.create_task(waiting) for waiting in (stop.wait(), broken.wait(), engine.ended())
     )
+    hanging = asyncio.create_task(engine.hung())
+    lasting = (stopping, ending, hanging)
     try:
-        await asyncio.wait((stopping, breaking, ending), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((breaking, *lasting), return_when=asyncio.FIRST_COMPLETED)
         if breaking.done():
             await own_health.set(serving=False)
-            await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
+        if hanging.done():
+            await own_health.set(serving=False)
+            log.error("NOT SERVING, and ending: %s", hanging.result())
+            raise HungError(f"the device hangs: {hanging.result()}")
         if ending.done():
             raise StartError("the engine ended by itself; the log above tells why")
     finally:
-        for task in (stopping, breaking, ending):
+        for task in (breaking, *lasting):
             task.cancel()
 
 

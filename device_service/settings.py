@@ -1,7 +1,7 @@
 """The device service's settings: flags and environment, parsed once.
 
-Only this file reads the environment. Knows names, units, defaults and limits; knows nothing of what
-they are for.
+Only this file reads the service's own variables. Knows names, units, defaults and limits; knows
+nothing of what they are for.
 """
 
 from __future__ import annotations
@@ -14,12 +14,28 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 PROGRAM = "python -m device_service"
 ENV_PREFIX = "TESSERA_DEVICE_"
+
+MAX_ROWS = 128
+"""Of a step on the torch backend, where none are given."""
+
+MAX_KERNEL_ROWS = 32
+"""Of a step in kernels: one tile row."""
+
+STEP_TIMEOUT = 300.0
+"""Seconds, where none are given."""
 
 # Kubernetes gives every pod such variables for a Service that is named tessera-device.
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
@@ -93,18 +109,26 @@ class Settings(BaseSettings):
         le=262_144,
         description="positions a sequence may have; without it, the model's own, at most 8192",
     )
-    max_rows: int = Field(
-        128,
+    max_rows: int | None = Field(
+        None,
         ge=1,
         le=4096,
         description="rows of one step; a live stream never waits longer for prompts than such a "
-        "step takes",
+        f"step takes; without it, {MAX_ROWS} with torch, {MAX_KERNEL_ROWS} with sim and tt, which "
+        "take no more",
     )
     max_queued: int = Field(
         256, ge=0, le=100_000, description="sequences that may wait for a slot; more are refused"
     )
     drain_seconds: float = Field(
         30.0, ge=0, le=3600, description="seconds that open sequences may go on after SIGTERM"
+    )
+    step_timeout: float | None = Field(
+        None,
+        ge=0,
+        le=86_400,
+        description="seconds after which a step counts as hung: clients are told, and the program "
+        f"ends with exit code 1; 0: never; without it, {STEP_TIMEOUT:g}, on a simulator never",
     )
     listen: Address = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC at")
     metrics_listen: Annotated[Address | None, BeforeValidator(_address_or_off)] = Field(
@@ -120,6 +144,31 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what is logged to stderr: debug, info, warning or error"
     )
+
+    @field_validator("max_rows")
+    @classmethod
+    def _fits_a_tile(cls, rows: int | None, others: ValidationInfo) -> int | None:
+        backend = others.data.get("backend", "torch")
+        if rows is not None and rows > MAX_KERNEL_ROWS and backend != "torch":
+            raise ValueError(
+                f"must be at most {MAX_KERNEL_ROWS} with --backend {backend}, whose step is one "
+                "row of tiles"
+            )
+        return rows
+
+    @property
+    def row_limit(self) -> int:
+        """Rows of one step."""
+        default = MAX_ROWS if self.backend == "torch" else MAX_KERNEL_ROWS
+        return default if self.max_rows is None else self.max_rows
+
+    @property
+    def step_limit(self) -> float | None:
+        """Seconds that a step may take; None: any time."""
+        if self.step_timeout is not None:
+            return self.step_timeout or None
+        is_simulated = self.backend == "tt" and "TT_METAL_SIMULATOR" in os.environ
+        return None if is_simulated or self.backend == "sim" else STEP_TIMEOUT
 
 
 def load_settings(arguments: Sequence[str]) -> Settings:

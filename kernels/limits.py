@@ -19,14 +19,14 @@ def whole_tiles(name: str, size: int, whole: int = TILE) -> int:
     return size // TILE
 
 
-def fits(name: str, value: int, l1_bytes: int, cure: str = "") -> None:
-    """Refuses the field whose value makes dataflow buffers too large for a core.
+def fits(name: str, value: int, l1_bytes: int, cure: str = "", limit: int = L1_BYTES) -> None:
+    """Refuses the field whose value makes dataflow buffers too large for a core of `limit` bytes.
 
     Raises:
         ValueError: they are; with what to do, where there is a cure.
     """
-    if l1_bytes > L1_BYTES:
-        message = f"{name} = {value} takes {l1_bytes} of {L1_BYTES} B L1"
+    if l1_bytes > limit:
+        message = f"{name} = {value} takes {l1_bytes} of {limit} B L1"
         raise ValueError(f"{message}: {cure}" if cure else message)
 
 

@@ -37,12 +37,10 @@ from dataclasses import dataclass
 
 from kernels.gelu_mul import GELU_TILES
 from kernels.limits import weight_format, whole_tiles
-from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.runtime import N150_L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
 from kernels.threads import to_all
 
 Mlp = Callable[..., None]
-_N150_L1_BYTES = 1_395_424
-"""What an n150's core has for buffers; a p150's has 66 KB more, which are left."""
 _SMALL_TILES = 12
 """Tiles of L1 besides x and the weights, without the identities and the parts."""
 
@@ -86,7 +84,7 @@ class MlpConfig:
         tile, h_tiles = TILE_BYTES["bf16"], self.h // TILE
         blocks = 4 if self.weights == "bfp8" else 3
         left = (
-            _N150_L1_BYTES
+            N150_L1_BYTES
             - blocks * h_tiles * tile
             - (_SMALL_TILES + 3 * self.shares + self.units) * tile
         )

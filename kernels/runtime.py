@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
     import ttnn as ttnn
 
 Kind = Literal["sim", "tt"]
-Format = Literal["bf16", "bfp8", "f32"]
+Format = Literal["bf16", "bfp8", "bfp4", "f32"]
 Grid = tuple[int, int]
 """Columns and rows of cores: x is a tile's place in a row, node = y · columns + x."""
 
 TILE = 32
-TILE_BYTES: dict[Format, int] = {"bf16": 2048, "bfp8": 1088, "f32": 4096}
+TILE_BYTES: dict[Format, int] = {"bf16": 2048, "bfp8": 1088, "bfp4": 576, "f32": 4096}
 P150_GRID: Grid = (11, 10)
 """What firmware leaves of a p150; its mock offers more."""
 N150_GRID: Grid = (8, 8)
 L1_BYTES = 1_461_760
 """What a core's dataflow buffers may take together."""
+N150_L1_BYTES = 1_395_424
+"""The same of an n150, whose cores have less."""
 MAX_BUFFERS = 32
 
 
@@ -126,8 +129,14 @@ if not TYPE_CHECKING:
 
 
 def dtype(fmt: Format) -> Any:
-    """Ttnn's name of a number format."""
-    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "f32": "float32"}
+    """Ttnn's name of a number format.
+
+    Raises:
+        RuntimeUnavailableError: the chosen runtime does not know it.
+    """
+    if fmt == "bfp4" and kind() == "sim":
+        raise RuntimeUnavailableError("the functional simulator knows no bfp4: take bfp8 weights")
+    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "f32": "float32"}
     return getattr(_current().ttnn, names[fmt])
 
 
@@ -173,6 +182,20 @@ def put(tensor: torch.Tensor, fmt: Format, device: Any) -> Any:
     return real.from_torch(
         tensor.contiguous(), dtype=dtype(fmt), layout=real.TILE_LAYOUT, device=device
     )
+
+
+def load(file: Path, shape: tuple[int, int], fmt: Format, device: Any) -> Any:
+    """A prepared matrix from its file (`kernels.tensorbin`) into the device's DRAM, as it is.
+
+    Nothing is converted: real ttnn maps the file and copies its tiles. The functional simulator
+    computes on plain values, and gets exactly those that the tiles hold.
+    """
+    if kind() == "tt":
+        return _current().ttnn.load_tensor(file, device=device)
+    from kernels.tensorbin import map_tiles
+    from kernels.tiles import from_tiles
+
+    return put(from_tiles(map_tiles(file, shape, fmt), shape, fmt), fmt, device)
 
 
 def get(tensor: Any) -> torch.Tensor:

@@ -7,30 +7,32 @@ Whatever is missing is said in one line, with what to do.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from deploy import chip
+from deploy.chip import CACHE, WOLFPINE, name_of
 from tests.chip import runner
+
+__all__ = [
+    "CACHE",
+    "ROOT",
+    "SIMULATOR",
+    "WOLFPINE",
+    "mock",
+    "name_of",
+    "python",
+    "rows",
+    "simulated",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PYTHON = Path(os.environ.get("TESSERA_TT_PYTHON", ROOT / ".venv-tt/bin/python"))
-CACHE = ROOT / ".cache/chip"
-WOLFPINE = "wolfpine"
 SIMULATOR = os.environ.get("TESSERA_SIMULATOR") or WOLFPINE
 """What make test-chip runs on: wolfpine, or the path of the vendor's library."""
-TTSIM = "https://github.com/tenstorrent/ttsim (./make.py :build), then SIMULATOR=…/libttsim_bh.so"
-
-
-def name_of(simulator: str) -> str:
-    """ "wolfpine", "ttsim" (the vendor's Blackhole) or "wormhole" (the vendor's other chip)."""
-    if simulator == WOLFPINE:
-        return WOLFPINE
-    path = Path(simulator)
-    return "wormhole" if "_wh" in path.name or path.parent.name.endswith("_wh") else "ttsim"
 
 
 def python() -> Path:
@@ -48,21 +50,10 @@ def _clean() -> dict[str, str]:
 
 def simulated(simulator: str) -> dict[str, str]:
     """The environment of a simulated chip: wolfpine, or the path of a library of the vendor's."""
-    if simulator != WOLFPINE and not Path(simulator).is_file():
-        pytest.fail(f"no simulator at {simulator}; the vendor's: {TTSIM}", pytrace=False)
-    out = CACHE / name_of(simulator)
-    done = subprocess.run(
-        [python(), HERE / "prepare.py", "--out", out, "--simulator", simulator],
-        capture_output=True,
-        text=True,
-        env=_clean(),
-        check=False,
-    )
-    if done.returncode:
-        pytest.fail(done.stderr.strip(), pytrace=False)
-    lines = (out / "env.sh").read_text().splitlines()
-    pairs = (line.removeprefix("export ").split("=", 1) for line in lines)
-    return _clean() | {name: value.strip("'") for name, value in pairs}
+    try:
+        return _clean() | chip.environment(simulator, python())
+    except chip.ChipError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 def mock(board: str) -> dict[str, str]:

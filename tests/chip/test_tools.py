@@ -18,6 +18,7 @@ from kernels import runtime
 runtime.choose("sim")  # this process only reads tables; the chip is in a process of its own
 
 from kernels.block_float import BFP4_BITS, BFP8_BITS, round_to_block_float  # noqa: E402
+from kernels.tensorbin import HEADER_BYTES, TEMPLATE  # noqa: E402
 from tests.chip import cycles, environment, runner  # noqa: E402
 from tests.chip.environment import SIMULATOR, WOLFPINE  # noqa: E402
 from tests.chip.state import operations, probes  # noqa: E402
@@ -276,3 +277,26 @@ def test_our_block_floats_are_ttnns_bit_for_bit(tmp_path: Path) -> None:
         for fmt, bits in (("bfloat8_b", BFP8_BITS), ("bfloat4_b", BFP4_BITS)):
             got, want = round_to_block_float(tensors["values"], bits), tensors[fmt]
             assert torch.equal(got.view(torch.int32), want.view(torch.int32)), (name, fmt)
+
+
+@pytest.mark.parametrize("where", ["mock card", "simulated chip"])
+def test_a_prepared_matrix_is_what_ttnn_makes_of_it_byte_for_byte(
+    tmp_path: Path, where: str
+) -> None:
+    """And ttnn loads it as it loads its own: there is nothing to convert."""
+    if where == "simulated chip" and environment.name_of(environment.SIMULATOR) == "wolfpine":
+        pytest.skip("wolfpine knows no block floats: SIMULATOR=… for the vendor's")
+    out = tmp_path / "found.pt"
+    command = [environment.python(), "-m", "tests.chip.state.tensorbin", out]
+    is_mock = where == "mock card"
+    env = environment.mock("p150") if is_mock else environment.simulated(environment.SIMULATOR)
+    done = subprocess.run(command, env=env, capture_output=True, cwd=tmp_path)
+    assert out.exists(), done.stderr.decode()[-2000:]
+    found = torch.load(out)
+    assert len(found) == 48
+    for name, seen in found.items():
+        mine, theirs, length = seen["mine"], seen["theirs"], len(TEMPLATE)
+        assert mine[8:length] == theirs[8:length], name  # before: the header's size
+        assert mine[HEADER_BYTES:] == theirs[length:], name
+        assert seen["same spec"], name
+        assert torch.equal(seen["values"].view(torch.int32), seen["put"].view(torch.int32)), name

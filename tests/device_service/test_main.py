@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from device_service.settings import load_settings
 from tessera.device.v1 import device_pb2 as pb
 from tessera.device.v1 import device_pb2_grpc
 from tests.processes import DEMO_MODEL
@@ -87,6 +88,7 @@ def test_help_and_mistakes_are_told_at_once_without_torch() -> None:
         (("--model", str(DEMO_MODEL), "--slots", "0"), 2, "--slots"),
         (("--model", str(DEMO_MODEL), "--backend", "abacus"), 2, "--backend"),
         (("--model", str(DEMO_MODEL), "--colour", "blue"), 2, "--colour"),
+        (("--model", str(DEMO_MODEL), "--backend", "sim", "--max-rows", "33"), 2, "--max-rows"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(
@@ -106,6 +108,70 @@ def test_a_broken_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> None
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --model {tmp_path}: ")
     assert "gpt2" in line
+
+
+def test_a_hang_that_holds_pythons_lock_still_ends_the_program(tmp_path: Path) -> None:
+    """A native call may: then no line of Python runs any more, the event loop's neither."""
+    code = (
+        "import ctypes, sys; from device_service import __main__, step_watch\n"
+        "from tests.fakes.model import FakeModel\n"
+        "step_watch.GRACE_SECONDS = 0.5\n"
+        "class Hangs(FakeModel):\n"
+        "    def step(self, batch):\n"
+        "        if batch.spans[0].token_ids[0] == 9: ctypes.PyDLL(None).sleep(600)\n"
+        "        return super().step(batch)\n"
+        "__main__.load_model = lambda settings, report: Hangs()\n"
+        "sys.exit(__main__.main())"
+    )
+    flags = ("--model", str(DEMO_MODEL), *SMALL, "--listen", "127.0.0.1:0", "--step-timeout", "1")
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *flags], env=ENV, stdout=out, stderr=out
+        )
+    try:
+        while not (found := re.search(r"SERVING at (\S+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        with grpc.insecure_channel(found[1]) as channel:
+            hang = pb.Command(sequence=1, open=pb.Open(token_ids=[9]))
+            call = device_pb2_grpc.DeviceServiceStub(channel).Decode(requests(hang), timeout=60)
+            with pytest.raises(grpc.RpcError) as end:
+                next(call)
+            assert end.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert "Timeout" in log.read_text()
+    assert "in step" in log.read_text()  # all threads' tracebacks
+
+
+@pytest.mark.parametrize(
+    ("backend", "rows", "wanted"),
+    [("torch", (), 128), ("sim", (), 32), ("sim", ("--max-rows", "7"), 7)],
+)
+def test_a_step_has_as_many_rows_as_its_backend_can(
+    backend: str, rows: tuple[str, ...], wanted: int
+) -> None:
+    flags = ("--model", str(DEMO_MODEL), "--backend", backend)
+    assert load_settings([*flags, *rows]).row_limit == wanted
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="TT-Lang may be here")
+def test_a_wrong_python_is_one_line_before_anything_is_read() -> None:
+    done = run("--model", str(DEMO_MODEL), "--backend", "tt")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --backend tt: Python: this is 3.")
+    assert line.endswith("more: python -m device_service doctor)")
+
+
+def test_the_doctor_is_a_command() -> None:
+    done = run("doctor")
+    assert done.returncode in (0, 1)
+    assert "variables" in done.stdout
+    assert "serve" in done.stdout.splitlines()[-1]
 
 
 def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

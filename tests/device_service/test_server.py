@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from device_service.engine import run_first_step
-from device_service.errors import StartError
+from device_service.errors import HungError, StartError
 from device_service.model.interface import Model, ReportProgress, StepBatch, StepReadouts
 from tessera.device.v1 import device_pb2 as pb
 from tests.device_service.serving import (
@@ -113,6 +113,38 @@ async def test_steps_that_keep_failing_turn_health_and_refuse_opens(tmp_path: Pa
         assert failed.code == code_pb2.UNAVAILABLE
         assert "told to fail" in failed.message
         call.cancel()
+
+
+async def test_a_step_that_hangs_is_told_turns_health_and_ends_the_service(tmp_path: Path) -> None:
+    model = FakeModel()
+    with pytest.raises(HungError, match=r"run for \d+ s, and may take 0.3"):  # noqa: PT012 the service's own
+        async with serving(tmp_path, model, step_timeout=0.3) as served:
+            watch = watch_health(served)
+            assert (await watch.read()).status == Status.SERVING
+            idle, call = served.stub.Decode(), served.stub.Decode()
+            await send(idle, open_command(1, [2]), close_command(1))
+            assert (await idle.read()).closed[0].sequence == 1
+            model.step_seconds = 3.0
+            await send(call, open_command(1, [2]))
+            for stream in (call, idle):
+                with pytest.raises(grpc.aio.AioRpcError) as end:
+                    assert not (await stream.read()).failed
+                assert end.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert "the device hangs: a step of the model has run" in end.value.details()
+            assert (await watch.read()).status == Status.NOT_SERVING
+            await asyncio.wait_for(asyncio.shield(served.task), 10)
+
+
+async def test_a_step_within_its_time_is_no_hang(tmp_path: Path) -> None:
+    async with serving(tmp_path, FakeModel(step_seconds=0.1), step_timeout=1.0) as served:
+        call = served.stub.Decode()
+        await send(call, open_command(1, [2]))
+        for length in range(1, 15):  # longer than the limit, all together
+            await read_best(call, 1)
+            await send(call, advance_command(1, length, 5))
+        await read_best(call, 1)
+        assert not served.task.done()
+        await send(call, close_command(1))
 
 
 async def test_calls_are_unavailable_and_health_not_serving_while_the_model_loads(

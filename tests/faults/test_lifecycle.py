@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local import start_program, stop_program, wait_serving
+from deploy.programs import start_program, stop_program, wait_serving
 from tessera.gateway.v1 import gateway_pb2 as pb
 from tests.processes import DEMO_MODEL, Services, gateway_stub, running_services
 
