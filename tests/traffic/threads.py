@@ -186,8 +186,10 @@ class _Machine:
 
     def _moved(self, part: _Part, block: _Block, read: bool) -> None:
         tensor, tiles = part.tensor, math.prod(part.shape)
-        if tiles != math.prod(block.shape) or str(tensor.dtype) != str(block.dtype):
+        if tiles != math.prod(block.shape):
             raise ValueError(f"a copy between {part.shape} tiles and a block of {block.shape}")
+        if str(tensor.dtype) != str(block.dtype):
+            raise ValueError(f"a copy between {tensor.dtype} and a block of {block.dtype}")
         tensor.moved[read] += tiles
         tensor.touched[read][part.top : part.bottom, part.left : part.right] = True
         if read:
