@@ -180,11 +180,7 @@ class Step:
 def record(
     config: ModelConfig, board: Board, precision: Precision, batch: int, context: int
 ) -> Step:
-    """A decode step of `batch` sequences whose newest token is the `context`-th.
-
-    Raises:
-        ValueError: a kernel refuses a size or a format.
-    """
+    """A decode step of `batch` sequences whose newest token is the `context`-th."""
     tensors = _Tensors()
     operations = _Operations(board, tensors)
     weights = _Weights(config, precision)
