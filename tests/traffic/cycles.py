@@ -24,6 +24,7 @@ runtime.choose("sim")
 
 from tests.chip import environment  # noqa: E402
 from tests.chip.cycles import CLOCK, busy  # noqa: E402
+from tests.chip.shares import SHARES, share  # noqa: E402
 from tests.kernels.case import Case, all_cases  # noqa: E402
 from tests.traffic import threads  # noqa: E402
 
@@ -49,8 +50,12 @@ CASES = (
     "attention-bucket-edge",
     "geglu_mlp-one-share-bf16",
     "residual_norm-scaled-uneven",
+    "gelu_mul-e4b",
+    "norm_linear-e2b-qkv-full-bf16",
+    "linear_hp-e2b-gate-bf16",
 )
-"""Small shapes of every kernel that a step is made of, and of some plain ones."""
+"""Small shapes of the kernels that a step is made of, some plain ones, one core's shares of three
+at their true sizes."""
 
 
 def work_of(case: Case) -> dict[str, int]:
@@ -73,11 +78,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=CASES, help="names of cases")
     arguments = parser.parse_args()
     cases = {case.name: case for case in all_cases()}
+    shares = {name: share(name) for name in SHARES}
     kept = read()
     wolfpine = environment.simulated("wolfpine")
     with tempfile.TemporaryDirectory(prefix="cycles-") as folder:
         for name in arguments.names:
-            work = work_of(cases[name])
+            work = work_of((cases | shares)[name])
             if kept["rows"].get(name, {}).get("tiles") == work:
                 continue
             row = busy(cases[name], wolfpine, Path(folder), arguments.limit)
