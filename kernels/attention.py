@@ -30,9 +30,10 @@ staging.
    divides, rounds once and writes them.
 
 What a row gets depends on what it sees alone, bit for bit. Which places a block and a part have is
-fixed by `part`, the same for every s, batch and grid; what a row does not see leaves no trace: after
-a block or part that it sees, exp(m - m') is exactly 1 and p or a part's factor exactly 0; before
-the first, exp(-30000 - m') = 0 wipes what there was. So `part` is a constant of a kind of layer.
+fixed by `part`, the same for every s, batch and grid; what a row does not see leaves no trace:
+after a block or part that it sees, exp(m - m') is exactly 1 and p or a part's factor exactly 0;
+before the first, exp(-30000 - m') = 0 wipes what there was. So `part` is a constant of a kind of
+layer. tests/kernels/unseen.py shows it, on simulated chips too.
 
 Scores are not scaled (Gemma 4: 1.0). A row that sees nothing gets some finite mean of v: its
 scores are at most 64 above the largest, rounded to 128, so that no exponential overflows.
@@ -134,7 +135,11 @@ class AttentionConfig:
 def attention(config: AttentionConfig) -> Attention:
     """Operands: q, k, v, k_staged, v_staged, mask, mask_staged, scratch, o."""
     block, d_tiles, units, parts = BLOCK, config.d // TILE, config.units, config.parts
-    kv_heads, owners, stride = config.kv_heads, config.slots * config.kv_heads, config.stride // TILE
+    kv_heads, owners, stride = (
+        config.kv_heads,
+        config.slots * config.kv_heads,
+        config.stride // TILE,
+    )
     cached = min(config.s, config.part) // TILE // block
     staged = STAGED // TILE // block
     grid_x, nodes = config.grid[0], config.grid[0] * config.grid[1]

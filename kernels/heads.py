@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels.bands import Bands, to_bands
 from kernels.limits import fits, whole_tiles
 from kernels.runtime import TILE, TILE_BYTES, Grid, ttl, ttnn
 
@@ -85,14 +86,6 @@ class HeadsConfig:
         return ((self.columns + 2) * self.units + 2 * self.columns) * TILE_BYTES["bf16"]
 
 
-def bands(grid_x: int, band_y: int, kv_heads: int) -> list[ttl.Pipe]:
-    """Multicasts from the first node of every band of grid rows to that band."""
-    return [
-        ttl.Pipe(src=(0, g * band_y), dst=(slice(0, grid_x), slice(g * band_y, (g + 1) * band_y)))
-        for g in range(kv_heads)
-    ]
-
-
 def reshape_to_heads(config: HeadsConfig) -> Kernel:
     """Operands: x, to_units, units."""
     if config.grid[1] % config.kv_heads:
@@ -114,7 +107,7 @@ def reshape_to_heads(config: HeadsConfig) -> Kernel:
 
     @ttl.operation(grid=config.grid)
     def operation(x: ttnn.Tensor, selection: ttnn.Tensor, units: ttnn.Tensor) -> None:
-        to_band = ttl.PipeNet(bands(grid_x, band_y, kv_heads))
+        to_band = to_bands(Bands((grid_x, band_y), (1, kv_heads)))
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, width), block_count=2)
         pick_dfb = ttl.make_dataflow_buffer_like(selection, shape=(1, 1), block_count=2)
         unit_dfb = ttl.make_dataflow_buffer_like(units, shape=(1, width), block_count=2)

@@ -26,6 +26,7 @@ Beyond repairs: `counting()` accounts for every transfer. Knows nothing of any k
 from __future__ import annotations
 
 import contextlib
+import dis
 import importlib
 import itertools
 import math
@@ -33,7 +34,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -419,12 +420,14 @@ def _mend_operations() -> None:
 
         def validate(cores: list[dict[str, Any]]) -> None:
             stock_validate(cores)
-            buffers: dict[str, list[Any]] = {}
-            for core in cores:
-                for name, value in core.items():
-                    if isinstance(value, _dfb.DataflowBuffer):
-                        buffers.setdefault(name, []).append(value)
-            unused = [n for n, found in buffers.items() if not any(b._used for b in found)]
+            buffers = {
+                name
+                for core in cores
+                for name, value in core.items()
+                if isinstance(value, _dfb.DataflowBuffer)
+            }
+            threads: list[Any] = [function.__wrapped__.__code__ for function in functions]
+            unused = sorted(buffers - {name for code in threads for name in _reserved(code)})
             if unused:
                 raise UnsupportedByCompilerError(f"unused dataflow buffers: {', '.join(unused)}")
 
@@ -444,14 +447,14 @@ def _mend_operations() -> None:
         return found
 
     _program.Program = program
-    stock_reserve: Callable[..., Any] = _dfb.DataflowBuffer.reserve
 
-    def reserve(self: Any, name: str | None = None) -> Any:
-        self._used = True
-        return stock_reserve(self, name)
 
-    _dfb.DataflowBuffer._used = False
-    _dfb.DataflowBuffer.reserve = reserve
+def _reserved(code: CodeType) -> set[str]:
+    """Buffers that a thread's source reserves, be it in a loop that no node enters."""
+    steps = itertools.pairwise(dis.get_instructions(code))
+    found = {step.argval for step, then in steps if then.argval == "reserve"}
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return found.union(*(_reserved(function) for function in inner))
 
 
 # --- The account of transfers -----------------------------------------------------------------

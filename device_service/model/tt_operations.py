@@ -13,6 +13,7 @@ import torch
 
 from kernels import runtime
 from kernels.attention import AttentionConfig, flash_attention
+from kernels.bands import bands_for
 from kernels.elementwise import ElementwiseConfig, residual_add
 from kernels.gelu_mul import GeluMulConfig, gelu_mul
 from kernels.heads import HeadsConfig, reshape_from_heads, reshape_to_heads
@@ -99,8 +100,9 @@ class Operations:
     @cache  # noqa: B019
     def kv_append(self, slots: int, kv_heads: int, head_dim: int, length: int) -> Operation:
         """Operands k, v [32, kv_heads · D], selection, k_cache, v_cache (changed in place)."""
-        grid = (_divisor(slots * length // TILE, self._grid[0]), kv_heads)
-        return kv_append(KvAppendConfig(slots, kv_heads, head_dim, grid, length // TILE))
+        tiles = length // TILE
+        bands = bands_for(kv_heads, slots * tiles, self._grid)
+        return kv_append(KvAppendConfig(slots, kv_heads, head_dim, bands, tiles))
 
     @cache  # noqa: B019
     def attention(self, units: int, length: int, head_dim: int) -> Operation:

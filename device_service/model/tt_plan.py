@@ -1,8 +1,8 @@
 """What lies where on a board: a plan of a model's DRAM, made and checked before any allocation.
 
 Pure arithmetic over a `ModelConfig` and a `Board`. Every matrix is stored once, [K, N] in 32 × 32
-tiles, in the number format of its group; tables that are only looked up (embeddings of tokens and
-per-layer embeddings) stay mapped on the host. Sizes use the key of `README.md`.
+tiles, in the number format of its group. On the host stay what a step only looks up (embeddings of tokens
+and per-layer embeddings) and the projection to the per-layer inputs, mapped. Sizes use the key of `README.md`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,14 @@ WeightFormat = Literal["bf16", "bfp8", "bfp4"]
 Precision = Literal["bf16", "bfp8", "mixed"]
 Group = Literal["attention", "mlp", "per_layer", "lm_head"]
 
-_WEIGHT_TILE_BYTES: Mapping[WeightFormat, int] = MappingProxyType(
-    {"bf16": TILE_BYTES["bf16"], "bfp8": TILE_BYTES["bfp8"], "bfp4": 576}
-)
-"""No kernel reads bfp4 yet: 1,024 half bytes, and an exponent for each 16 values."""
-
 FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
     {
-        "bf16": dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), "bf16"),
-        "bfp8": dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), "bfp8"),
-        "mixed": {"attention": "bfp4", "mlp": "bfp4", "per_layer": "bfp8", "lm_head": "bfp8"},
+        "bf16": {"attention": "bf16", "mlp": "bf16", "per_layer": "bf16", "lm_head": "bf16"},
+        "bfp8": {"attention": "bfp8", "mlp": "bfp8", "per_layer": "bf16", "lm_head": "bfp8"},
+        "mixed": {"attention": "bfp4", "mlp": "bfp4", "per_layer": "bf16", "lm_head": "bfp8"},
     }
 )
-"""The format of each group of weights under each precision."""
+"""The format of each group of weights under each precision. `kernels.ple` reads bf16 only."""
 
 
 class PlanError(ValueError):
@@ -48,10 +43,12 @@ class Matrix:
     group: Group
     k: int
     n: int
+    on_host: bool = False
+    """Not in the board's DRAM."""
 
     def num_bytes(self, fmt: WeightFormat) -> int:
         """In DRAM, whole tiles."""
-        return ceil(self.k / TILE) * ceil(self.n / TILE) * _WEIGHT_TILE_BYTES[fmt]
+        return ceil(self.k / TILE) * ceil(self.n / TILE) * TILE_BYTES[fmt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,8 @@ def matrices(config: ModelConfig) -> Iterator[Matrix]:
             yield Matrix(f"{name}.per_layer_gate", "per_layer", d, p)
             yield Matrix(f"{name}.per_layer_projection", "per_layer", p, d)
     if p := config.per_layer_input_size:
-        yield Matrix("per_layer_model_projection", "per_layer", d, p * len(config.layers))
+        n = p * len(config.layers)
+        yield Matrix("per_layer_model_projection", "per_layer", d, n, on_host=True)
     yield Matrix("lm_head", "lm_head", d, config.vocab_size)
 
 
@@ -174,7 +172,8 @@ def _lay_out(
     formats = FORMATS[precision]
     weights: dict[Group, int] = dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), 0)
     for matrix in matrices(config):
-        weights[matrix.group] += matrix.num_bytes(formats[matrix.group])
+        if not matrix.on_host:
+            weights[matrix.group] += matrix.num_bytes(formats[matrix.group])
     owners = [layer for layer in config.layers if layer.owns_kv]
     rings = sum(
         _kv_bytes(layer, _tiled(layer.window - 1 + max_rows))

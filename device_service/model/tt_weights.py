@@ -1,169 +1,212 @@
-"""A checkpoint's weights as the kernels read them: transposed, joined, heads padded to whole tiles.
+"""A model's weights on the device: what there is, in which format, and loading a checkpoint's.
 
-Pure torch over a `Checkpoint`; knows no device. Every matrix is [K, N] (x @ w), q, k and v side by
-side in one. A head of D values that is no multiple of 128 is padded so that rotary's pairs
-(d, d + D/2) stay half a padded head apart; what is padded is zero, so nothing else sees it but the
-mean of squares, which divides by the true D. Shapes use the key of `README.md`.
+    weights = CheckpointWeights(checkpoint, config, device, "bfp8", report)
+    weights.layer(config.layers[0])["qkv"]
+
+`tt_bundle.BundleWeights` gives the same tensors, bit for bit, from files that
+`python -m device_service.prepare` wrote, and converts nothing. `kernels.runtime` was chosen before
+a device tensor is asked for. Shapes use the key of `README.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint import Checkpoint
-from device_service.model.weights import norm_weight
-from kernels.runtime import TILE
+from device_service.model.interface import ReportProgress
+from device_service.model.tt_plan import FORMATS, Group, Precision
+from device_service.model.tt_weight_reader import (
+    LayerWeights,
+    TtShapeError,
+    WeightReader,
+    check_shapes,
+    pad_head,
+    padded_head,
+    values_apart,
+)
+from kernels import runtime
+from kernels.runtime import TILE, Format
 
-Tensor = torch.Tensor
+__all__ = [
+    "CheckpointWeights",
+    "DeviceTensor",
+    "LayerWeights",
+    "TtShapeError",
+    "TtWeights",
+    "WeightReader",
+    "check_shapes",
+    "head_tensors",
+    "in_format",
+    "layer_tensors",
+    "pad_head",
+    "padded_head",
+    "report_layer",
+    "values_apart",
+]
+
+Tensor = Any
+"""A tensor of the chosen runtime, in the device's DRAM."""
 
 
-class TtShapeError(ValueError):
-    """A size that the kernels' tiles do not divide."""
+class TtWeights(Protocol):
+    """Every weight that a step reads."""
+
+    @property
+    def precision(self) -> Precision:
+        """Of the matrices; see `tt_plan.FORMATS`."""
+        ...
+
+    def layer(self, layer: LayerConfig) -> Mapping[str, Tensor]:
+        """A layer's tensors on the device, by the names of `layer_tensors`; new ones each time.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+            BundleError: a prepared file is damaged.
+        """
+        ...
+
+    def head(self) -> Mapping[str, Tensor]:
+        """The tensors of `head_tensors`: "norm" and "lm_head"; raises what `layer` raises."""
+        ...
+
+    def host(self, name: str) -> torch.Tensor:
+        """A table on the host; see `WeightReader.host`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One layer, bfloat16 but for the head norms; what a layer lacks is None."""
+class DeviceTensor:
+    """A tensor that the device holds."""
 
-    input_norm: Tensor
-    """[32, D], as every norm: its weight in each of 32 rows."""
-    qkv: Tensor
-    """[D, (N + 2K) · H] with padded heads; [D, N · H] without own keys and values, without v's part
-    where v is k."""
-    v: Tensor | None
-    """[D, K · H] where values are not normalized (Gemma 3), and so not in `qkv`."""
-    q_norm: Tensor
-    """float32 [32, H] of a padded head."""
-    k_norm: Tensor | None
-    o: Tensor
-    """[N · H, D]"""
-    post_attention_norm: Tensor
-    pre_feedforward_norm: Tensor
-    gate: Tensor
-    """[D, F]"""
-    up: Tensor
-    """[D, F]"""
-    down: Tensor
-    """[F, D]"""
-    post_feedforward_norm: Tensor
-    per_layer_gate: Tensor | None
-    """[D, P]"""
-    per_layer_projection: Tensor | None
-    """[P, D]"""
-    post_per_layer_norm: Tensor | None
-    scalar: Tensor
-    """[32, 32], filled with layer_scalar; ones where the model has none."""
+    name: str
+    shape: tuple[int, int]
+    fmt: Format
+
+    def __str__(self) -> str:
+        rows, columns = self.shape
+        return f"{self.name} {rows} × {columns} {self.fmt}"
 
 
-def check_shapes(config: ModelConfig) -> None:
-    """Raises TtShapeError, naming the size, where the kernels' tiles do not divide a model."""
-    sizes = {"hidden_size": config.hidden_size, "vocab_size": config.vocab_size}
-    if config.per_layer_input_size:
-        sizes["hidden_size_per_layer_input"] = config.per_layer_input_size
-    sizes |= {f"layer {x.index}'s feed-forward": x.intermediate_size for x in config.layers}
-    for name, size in sizes.items():
-        if size % TILE:
-            raise TtShapeError(f"{name} is {size}, and the kernels need a multiple of {TILE}")
-    for layer in config.layers:
-        group = layer.num_heads // layer.num_kv_heads
-        if TILE % group:
-            raise TtShapeError(
-                f"layer {layer.index} has {group} query heads a kv head, which must divide {TILE}"
-            )
+def layer_tensors(
+    config: ModelConfig, layer: LayerConfig, precision: Precision
+) -> tuple[DeviceTensor, ...]:
+    """What a layer has on the device: `LayerWeights`' names, and a format for each."""
+    formats = FORMATS[precision]
+    d, f, p = config.hidden_size, layer.intermediate_size, config.per_layer_input_size
+    head = padded_head(layer.head_dim)
+    q, kv = layer.num_heads * head, layer.num_kv_heads * head
+    own = (0 if not layer.owns_kv else kv) if values_apart(layer) else 2 * kv * layer.owns_kv
+    found: list[DeviceTensor] = []
+
+    def norm(name: str) -> None:
+        found.append(DeviceTensor(name, (TILE, d), "bf16"))
+
+    def matrix(name: str, group: Group, k: int, n: int) -> None:
+        found.append(DeviceTensor(name, (k, n), formats[group]))
+
+    norm("input_norm")
+    matrix("qkv", "attention", d, q + own)
+    if not layer.value_norm:
+        matrix("v", "attention", d, kv)
+    found.append(DeviceTensor("q_norm", (TILE, head), "f32"))
+    if layer.owns_kv:
+        found.append(DeviceTensor("k_norm", (TILE, head), "f32"))
+    found.append(DeviceTensor("head_norms", (3 * TILE, head), "f32"))
+    matrix("o", "attention", q, d)
+    norm("post_attention_norm")
+    norm("pre_feedforward_norm")
+    matrix("gate", "mlp", d, f)
+    matrix("up", "mlp", d, f)
+    matrix("down", "mlp", f, d)
+    norm("post_feedforward_norm")
+    if p:
+        matrix("per_layer_gate", "per_layer", d, p)
+        matrix("per_layer_projection", "per_layer", p, d)
+        norm("post_per_layer_norm")
+    found.append(DeviceTensor("scalar", (TILE, TILE), "bf16"))
+    return tuple(found)
 
 
-def values_apart(layer: LayerConfig) -> bool:
-    """Whether `qkv` has no part of its own for v: v is k's, or is not normalized."""
-    return layer.k_eq_v or not layer.value_norm
+def head_tensors(config: ModelConfig, precision: Precision) -> tuple[DeviceTensor, ...]:
+    """What comes after the layers."""
+    d, v = config.hidden_size, config.vocab_size
+    return (
+        DeviceTensor("norm", (TILE, d), "bf16"),
+        DeviceTensor("lm_head", (d, v), FORMATS[precision]["lm_head"]),
+    )
 
 
-def padded_head(head_dim: int) -> int:
-    """Values of a head as the kernels see it: two whole tiles or more in each half."""
-    return -(-head_dim // (4 * TILE)) * 4 * TILE
+def in_format(values: torch.Tensor, fmt: Format) -> torch.Tensor:
+    """Values as they go into a conversion to `fmt`: rounded by torch where torch can.
+
+    Loading and preparing must give the same bits, whoever converts.
+    """
+    return values.float() if fmt == "f32" else values.bfloat16()
 
 
-def pad_head(x: Tensor, head_dim: int) -> Tensor:
-    """[..., n · H] → [..., n · padded H], each half of a head padded with zeros behind."""
-    room = (padded_head(head_dim) - head_dim) // 2
-    if not room:
-        return x
-    halves = x.reshape(*x.shape[:-1], -1, 2, head_dim // 2)
-    return F.pad(halves, (0, room)).flatten(-3)
+def report_layer(config: ModelConfig, layer: LayerConfig, report: ReportProgress) -> None:
+    """Tells of a layer that was loaded: of every tenth and of the last."""
+    count = len(config.layers)
+    if (layer.index + 1) % 10 == 0 or layer.index + 1 == count:
+        report(f"loaded {layer.index + 1} of {count} layers")
 
 
-def rows(weight: Tensor) -> Tensor:
-    """[n] → [32, n]: the same in every row."""
-    return weight.expand(TILE, -1).contiguous()
+class CheckpointWeights:
+    """Converts a checkpoint as it is loaded: minutes for billions of block floats."""
 
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        device: Tensor,
+        precision: Precision,
+        report: ReportProgress,
+    ) -> None:
+        """Looks through the tables that stay on the host.
 
-class WeightReader:
-    """Reads a checkpoint layer by layer."""
-
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
-        check_shapes(config)
+        Raises:
+            TtShapeError: the kernels' tiles do not divide the model.
+            CheckpointError: a value of a table is not finite.
+        """
+        self._reader = WeightReader(checkpoint, config)
+        self._reader.check_host()
         self._checkpoint = checkpoint
         self._config = config
+        self._device = device
+        self._precision: Precision = precision
+        self._report = report
 
-    def layer(self, layer: LayerConfig) -> LayerWeights:
-        """One layer's weights."""
-        prefix = f"layers.{layer.index}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        has_per_layer = bool(self._config.per_layer_input_size)
-        return LayerWeights(
-            input_norm=self.norm(f"{prefix}.input_layernorm"),
-            qkv=self._qkv(layer, attention),
-            v=None if layer.value_norm else self._heads(layer, f"{attention}.v_proj"),
-            q_norm=self._head_norm(layer, f"{attention}.q_norm"),
-            k_norm=self._head_norm(layer, f"{attention}.k_norm") if layer.owns_kv else None,
-            o=self._o(layer, f"{attention}.o_proj"),
-            post_attention_norm=self.norm(f"{prefix}.post_attention_layernorm"),
-            pre_feedforward_norm=self.norm(f"{prefix}.pre_feedforward_layernorm"),
-            gate=self.matrix(f"{mlp}.gate_proj"),
-            up=self.matrix(f"{mlp}.up_proj"),
-            down=self.matrix(f"{mlp}.down_proj"),
-            post_feedforward_norm=self.norm(f"{prefix}.post_feedforward_layernorm"),
-            per_layer_gate=self.matrix(f"{prefix}.per_layer_input_gate") if has_per_layer else None,
-            per_layer_projection=self.matrix(f"{prefix}.per_layer_projection")
-            if has_per_layer
-            else None,
-            post_per_layer_norm=self.norm(f"{prefix}.post_per_layer_input_norm")
-            if has_per_layer
-            else None,
-            scalar=self._scalar(prefix),
-        )
+    @property
+    def precision(self) -> Precision:
+        """See `TtWeights`."""
+        return self._precision
 
-    def matrix(self, name: str) -> Tensor:
-        """A projection as [K, N], bfloat16."""
-        return self._weight(name).T.contiguous()
+    def layer(self, layer: LayerConfig) -> Mapping[str, Tensor]:
+        """See `TtWeights`."""
+        tensors = layer_tensors(self._config, layer, self._precision)
+        loaded = self._put(tensors, self._reader.layer(layer).present())
+        report_layer(self._config, layer, self._report)
+        return loaded
 
-    def norm(self, name: str) -> Tensor:
-        """An RMSNorm's weight as [32, D], float32: the device rounds it to its format."""
-        return rows(norm_weight(self._checkpoint, self._config, f"{name}.weight"))
+    def head(self) -> Mapping[str, Tensor]:
+        """See `TtWeights`."""
+        return self._put(head_tensors(self._config, self._precision), self._reader.head())
 
-    def _weight(self, name: str) -> Tensor:
-        return self._checkpoint.tensor(f"{name}.weight").to(torch.bfloat16)
+    def host(self, name: str) -> torch.Tensor:
+        """See `TtWeights`."""
+        return self._reader.host(name)
 
-    def _qkv(self, layer: LayerConfig, attention: str) -> Tensor:
-        names = ["q_proj"]
-        if layer.owns_kv:
-            names += ["k_proj"] if values_apart(layer) else ["k_proj", "v_proj"]
-        return torch.cat([self._heads(layer, f"{attention}.{name}") for name in names], dim=1)
-
-    def _heads(self, layer: LayerConfig, name: str) -> Tensor:
-        return pad_head(self.matrix(name), layer.head_dim)
-
-    def _o(self, layer: LayerConfig, name: str) -> Tensor:
-        return pad_head(self._weight(name), layer.head_dim).T.contiguous()
-
-    def _head_norm(self, layer: LayerConfig, name: str) -> Tensor:
-        weight = norm_weight(self._checkpoint, self._config, f"{name}.weight")
-        return rows(pad_head(weight, layer.head_dim))
-
-    def _scalar(self, prefix: str) -> Tensor:
-        if not self._config.has_layer_scalar:
-            return torch.ones(TILE, TILE)
-        return self._checkpoint.tensor(f"{prefix}.layer_scalar").float().expand(TILE, TILE)
+    def _put(
+        self, tensors: tuple[DeviceTensor, ...], values: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, Tensor]:
+        loaded = {
+            x.name: runtime.put(in_format(values[x.name], x.fmt), x.fmt, self._device)
+            for x in tensors
+        }
+        self._checkpoint.release_pages()
+        return loaded

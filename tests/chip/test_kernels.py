@@ -5,15 +5,18 @@ On the vendor's Blackhole also: wolfpine, which shares no code with it, gives th
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kernels import runtime
 
 runtime.choose("sim")  # this process only reads the table; the chip is in a process of its own
 
-from tests.chip import results  # noqa: E402
+from tests.chip import environment, results, runner  # noqa: E402
 from tests.chip.environment import SIMULATOR, WOLFPINE, name_of  # noqa: E402
 from tests.kernels.case import Case  # noqa: E402
+from tests.kernels.unseen import SURROUNDINGS  # noqa: E402
 
 pytestmark = pytest.mark.chip
 NAME = name_of(SIMULATOR)
@@ -54,3 +57,22 @@ def test_both_simulators_give_the_same_bits(
     ours, theirs = found[case.name], on_wolfpine[case.name]
     assert "error" not in theirs, theirs["error"]
     assert ours.get("digest") == theirs["digest"]
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runner.Row]:
+    return runner.rows(
+        environment.python(),
+        "run",
+        list(SURROUNDINGS),
+        environment.simulated(SIMULATOR),
+        Path(tmp_path_factory.mktemp("unseen")),
+        program="tests.chip.state.unseen",
+    )
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_what_a_row_does_not_see_leaves_no_trace(name: str, unseen: dict[str, runner.Row]) -> None:
+    row = unseen[name]
+    assert "error" not in row, row["error"]
+    assert (row["differing"], row["nonzero"]) == (0, True)

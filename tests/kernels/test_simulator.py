@@ -246,6 +246,16 @@ def test_an_unused_buffer_is_refused() -> None:
         mended(script)
 
 
+def test_a_buffer_whose_loop_no_node_enters_is_used() -> None:
+    script = kernel("y_.store(a_ + b_)").replace(
+        "    @ttl.compute()",
+        "    c_dfb = ttl.make_dataflow_buffer_like(a, shape=(1, 1))\n\n    @ttl.compute()",
+    )
+    never = "for _ in range(0):\n            with c_dfb.reserve() as _:\n                pass\n"
+    found = mended(script.replace("with a_dfb.wait()", f"{never}        with a_dfb.wait()"))
+    assert torch.isfinite(found["got"]).all()
+
+
 def test_a_copy_must_be_waited_for() -> None:
     script = kernel("y_.store(a_ + b_)").replace("0 : (1, 1)[1]], blk).wait()", "0 : 1], blk)", 1)
     with pytest.raises(simulator.UnsupportedByCompilerError, match="not waited for"):

@@ -95,22 +95,24 @@ CLAIMS = [
         {"units": 1, "selection": 1},
     ),
     Claim(
+        "attention_out",
+        "attention_out",
+        "DRAM: units, selection, w once, rows written and read once, y once;",
+        {"units": 1, "selection": 1, "w": 1, "rows": 1},
+        part="two-shares",
+    ),
+    Claim(
         "kv_append",
         "kv_append",
         "DRAM: k, v once; caches once, written once;",
         {"k": 1, "v": 1, "k_cache": 1, "v_cache": 1},
     ),
     Claim(
-        "flash_attention",
         "attention",
-        "DRAM: q, k, v, mask once, o once.",
-        {"q": 1, "k": 1, "v": 1, "mask": 1},
-    ),
-    Claim(
-        "decode_attention",
-        "decode_attention",
-        "DRAM: k, v, mask once, q `chain` times, o once;",
-        {"k": 1, "v": 1, "mask": 1},
+        "attention",
+        "o once; k, v, k_staged, v_staged `waves` times, mask, mask_staged K times;",
+        dict.fromkeys(("k", "v", "k_staged", "v_staged", "mask", "mask_staged"), 2),
+        part="heads-waves",
     ),
     Claim(
         "lm_head",

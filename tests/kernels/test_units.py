@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kernels.units import TILE, UNSEEN, Chunk, chunks_of, from_units, to_units, unit_mask
+from kernels.units import STAGED, TILE, UNSEEN, Chunk, chunk_masks, chunks_of, from_units, to_units
 
 
 def spread(x: torch.Tensor, selection: torch.Tensor, group: int, kv_heads: int) -> torch.Tensor:
@@ -56,20 +56,49 @@ def test_a_unit_holds_token_and_query_head_in_this_order() -> None:
     assert units[:, :5, 0].tolist() == [[12, 13, 36, 37, 0], [14, 15, 38, 39, 0]]
 
 
-@pytest.mark.parametrize("window", [None, 5, 32])
-def test_a_row_sees_its_positions_wherever_the_ring_has_put_them(window: int | None) -> None:
-    length, positions = 64, [70, 71, 3, 0]
-    chunks = [Chunk(0, (0, 1)), None, Chunk(1, (2,)), Chunk(2, (3,))]
-    if window is None:
-        positions = [60, 61, 3, 0]
-    mask = unit_mask(chunks, positions, 2, 3, length, window).view(4, 3, TILE, length)
+def places_seen(mask: torch.Tensor, chunk: int, line: int) -> set[int]:
+    return set((mask.view(-1, TILE, mask.shape[1])[chunk, line] == 0).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("window", [None, 5, 64])
+def test_a_row_sees_its_positions_wherever_the_rings_have_put_them(window: int | None) -> None:
+    s, stride = (192, 256) if window is None else (64, 64)
+    positions = [195, 196, 3, 0, 63, 64, 95]
+    chunks = [Chunk(0, (0, 1)), None, Chunk(1, (2,)), Chunk(2, (3,)), Chunk(7, (4, 5, 6))]
+    mask, mask_staged = chunk_masks(chunks, positions, 2, s, stride, window)
+    assert (mask.shape, mask_staged.shape) == ((5 * TILE, s), (5 * TILE, STAGED))
     for c, chunk in enumerate(chunks):
-        for r, row in enumerate(chunk.rows if chunk else ()):
-            last = positions[row]
-            first = 0 if window is None else max(0, last - window + 1)
-            wanted = {p % length for p in range(first, last + 1)}
-            for line in (2 * r, 2 * r + 1):
-                assert set((mask[c, 1, line] == 0).nonzero().flatten().tolist()) == wanted
-    assert (mask[1] == UNSEEN).all()
-    assert (mask[0, 0, 4:] == UNSEEN).all()
-    assert torch.equal(mask[:, 0], mask[:, 2])
+        for line in range(TILE):
+            cached, staged = set[int](), set[int]()
+            if chunk and line < 2 * len(chunk.rows):
+                last = positions[chunk.rows[line // 2]]
+                flushed = max(0, (last // 32 - 1) * 32)
+                for p in range(0 if window is None else max(0, last - window + 1), last + 1):
+                    if p < flushed:
+                        cached.add(p % stride)
+                    else:
+                        staged.add(p % STAGED)
+            assert places_seen(mask, c, line) == cached
+            assert places_seen(mask_staged, c, line) == staged
+    assert {*mask.unique().tolist(), *mask_staged.unique().tolist()} == {0.0, UNSEEN}
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_what_a_row_sees_depends_on_its_position_alone(window: int | None) -> None:
+    s, stride = (192, 256) if window is None else (64, 64)
+    alone = chunk_masks([Chunk(0, (0,))], [170], 4, s, stride, window)
+    among = chunk_masks([None, Chunk(3, (4, 2))], [9, 9, 170, 9, 130], 4, s, stride, window)
+    for one, many in zip(alone, among, strict=True):
+        assert torch.equal(one[:4], many[TILE + 4 : TILE + 8])
+
+
+@pytest.mark.parametrize(
+    ("position", "s", "stride", "window"),
+    [(128, 64, 128, None), (400, 64, 64, None), (200, 64, 128, 100), (200, 64, 64, 128)],
+    ids=["past the bucket", "past the context", "past the ring's bucket", "overwritten"],
+)
+def test_a_position_that_the_cache_does_not_show_is_refused(
+    position: int, s: int, stride: int, window: int | None
+) -> None:
+    with pytest.raises(ValueError, match=f"position {position} sees"):
+        chunk_masks([Chunk(0, (0,))], [position], 8, s, stride, window)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from device_service.model.config import ModelConfig, parse_config
 from device_service.model.tt_boards import BOARDS, GIB
-from device_service.model.tt_plan import PlanError, Precision, make_plan, matrices, most_slots
+from device_service.model.tt_plan import (
+    FORMATS,
+    PlanError,
+    Precision,
+    make_plan,
+    matrices,
+    most_slots,
+)
+from device_service.model.tt_weights import head_tensors, layer_tensors
+from kernels.tiles import num_bytes
 from tests.device_service.model.released import E2B, E4B, G12B, G31B
 
+ROOMY = dataclasses.replace(BOARDS["p150"], dram_bytes=1000 * GIB)
 MODELS = {"E2B": E2B, "E4B": E4B, "12B": G12B, "31B": G31B}
 READ_PER_TOKEN = {"E2B": 2_279_759_104, "E4B": 4_644_441_088}
 """Published: the parameters read for one token, norms included."""
@@ -28,11 +39,26 @@ def test_the_matrices_are_the_published_parameters(name: str) -> None:
     assert elements == READ_PER_TOKEN[name] - NORMS[name]
 
 
-def test_bfp8_takes_seventeen_sixteenths_of_a_byte_a_value() -> None:
+def test_bfp8_takes_seventeen_sixteenths_of_a_byte_a_value_but_per_layer_two_bytes() -> None:
     config = model("E4B")
     plan = make_plan(config, BOARDS["p150"], precision="bfp8", slots=1, context_length=128)
-    elements = READ_PER_TOKEN["E4B"] - NORMS["E4B"]
-    assert sum(plan.weight_bytes.values()) == elements * 17 // 16
+    per_layer = 2 * config.hidden_size * config.per_layer_input_size * len(config.layers)
+    on_host = config.hidden_size * config.per_layer_input_size * len(config.layers)
+    assert [x.k * x.n for x in matrices(config) if x.on_host] == [on_host]
+    elements = READ_PER_TOKEN["E4B"] - NORMS["E4B"] - per_layer - on_host
+    assert plan.weight_bytes["per_layer"] == 2 * per_layer
+    assert sum(plan.weight_bytes.values()) == elements * 17 // 16 + 2 * per_layer
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("precision", FORMATS)
+def test_the_plan_counts_what_is_loaded(name: str, precision: Precision) -> None:
+    config = model(name)
+    plan = make_plan(config, ROOMY, precision=precision, slots=1, context_length=128)
+    loaded = [*head_tensors(config, precision)]
+    loaded += [x for layer in config.layers for x in layer_tensors(config, layer, precision)]
+    large = [x for x in loaded if min(x.shape) > 96]
+    assert sum(num_bytes(x.shape, x.fmt) for x in large) == sum(plan.weight_bytes.values())
 
 
 def test_kv_of_one_sequence_is_as_published() -> None:

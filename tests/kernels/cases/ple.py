@@ -1,4 +1,4 @@
-"""The per-layer embedding's block in one launch, small and at the sizes of E2B and E4B."""
+"""The feed-forward's residual and the per-layer embedding's block, small and at true sizes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from kernels.ple import PleConfig, ple
 from kernels.runtime import Grid
 from tests.kernels.case import Case, Operand, Size, Tensors
-
-EPS = 1e-6
+from tests.kernels.cases.norm import EPS, rms
 
 
 def operands(config: PleConfig) -> Callable[[torch.Generator], Sequence[Operand]]:
@@ -21,11 +20,17 @@ def operands(config: PleConfig) -> Callable[[torch.Generator], Sequence[Operand]
         def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
             return torch.randn(*shape, generator=generator) * scale
 
-        hidden, pli = normal(32, h), normal(32, p)
+        m, hidden, pli = normal(32, h), normal(32, h), normal(32, p)
         hidden[5] *= 30.0  # gates of tens, and a residual that hides the rest
-        hidden[6] *= 1e-3  # gates near zero: the norm brings their products back to 1
+        hidden[6] *= 1e-3
+        m[6] = 0.0  # gates near zero: the norm brings their products back to 1
+        m[8] *= 1e-4  # eps matters
+        m[9] *= 300.0
+        hidden[10] = 0.0
         pli[7] = 0.0  # nothing to add: eps keeps the norm finite
         return [
+            Operand("m", m),
+            Operand("w_ff", (1 + normal(1, h, scale=0.3)).expand(32, h)),
             Operand("h", hidden),
             Operand("pli", pli),
             Operand("gate", normal(h, p, scale=h**-0.5)),
@@ -33,6 +38,7 @@ def operands(config: PleConfig) -> Callable[[torch.Generator], Sequence[Operand]
             Operand("w", (1 + normal(1, h, scale=0.3)).expand(32, h)),
             Operand("s", torch.full((32, 32), 0.8125)),
             Operand("identities", torch.eye(32).repeat(1, max(shares, parts))),
+            Operand("h2", torch.empty(32, h), role="scratch"),
             Operand("sums", torch.empty(32 * shares, p), role="scratch"),
             Operand("act", torch.empty(32, p), role="scratch"),
             Operand("parts", torch.empty(32 * parts, h), role="scratch"),
@@ -43,11 +49,11 @@ def operands(config: PleConfig) -> Callable[[torch.Generator], Sequence[Operand]
 
 
 def oracle(held: Tensors) -> Tensors:
-    gate = (held["h"] @ held["gate"]).double()
+    h2 = (held["h"] + rms(held["m"], held["w_ff"])).bfloat16().float()
+    gate = (h2 @ held["gate"]).double()
     gelu = torch.nn.functional.gelu(gate, approximate="tanh").float()
     e = (gelu * held["pli"]) @ held["projection"]
-    normed = e * (e.square().mean(-1, keepdim=True) + EPS).rsqrt() * held["w"]
-    return {"y": (held["h"] + normed) * held["s"][0, 0]}
+    return {"y": (h2 + rms(e, held["w"])) * held["s"][0, 0]}
 
 
 def case(label: str, h: int, p: int, grid: Grid, size: Size) -> Case:
@@ -61,6 +67,7 @@ def case(label: str, h: int, p: int, grid: Grid, size: Size) -> Case:
         operands=operands(config),
         oracle=oracle,
         size=size,
+        roundings=3.0,
         weights=("gate", "projection"),
     )
 

@@ -37,9 +37,10 @@ def weight(head_dim: int, generator: torch.Generator) -> torch.Tensor:
     return (1 + 0.5 * torch.randn(1, head_dim, generator=generator)).repeat(32, 1)
 
 
-def normed(x: torch.Tensor, head_dim: int) -> torch.Tensor:
+def normed(x: torch.Tensor, head_dim: int, mean_over: int = 0) -> torch.Tensor:
     head = x.reshape(32, -1, head_dim)
-    return head * (head.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    mean = head.square().sum(-1, keepdim=True) / (mean_over or head_dim)
+    return head * (mean + EPS).rsqrt()
 
 
 def turned(head: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
