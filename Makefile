@@ -28,8 +28,8 @@ PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve chat test test-kernels test-chip .chip chip-e2b chip-e4b chip-real-model \
-        chip-report mock-cards test-real-model test-soak check format proto bench-decode \
-        bench-precision model-demo model-gemma3-270m clean
+        chip-report mock-cards traffic traffic-cycles test-real-model test-soak check format proto \
+        bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -103,6 +103,12 @@ bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a 
 
 bench-precision: $(VENV)/.dev model-gemma3-270m ## What bf16, bfp8 and bfp4 weights cost on a real model and a real text
 	@$(BIN)/python -m tests.benchmarks.precision
+
+traffic: $(VENV)/.dev ## What a decode step moves, and what that predicts: kernels/traffic.md, traffic.svg
+	@$(BIN)/python -m tests.traffic
+
+traffic-cycles: $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
+	@$(BIN)/python -m tests.traffic.cycles
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py

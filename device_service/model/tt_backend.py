@@ -48,7 +48,7 @@ class TtModel(SteppedModel):
         *,
         backend: Backend,
         board: str,
-        precision: Precision,
+        precision: Precision | None,
         bundle_dir: Path | None,
         num_slots: int,
         context_length: int,
@@ -61,7 +61,7 @@ class TtModel(SteppedModel):
             model_dir: config.json and safetensors files.
             backend: "sim", the functional simulator, or "tt", real ttnn.
             board: a name in `tt_boards.BOARDS`.
-            precision: of the weights.
+            precision: of the weights; None: the bundle's, without one bf16.
             bundle_dir: weights prepared by `device_service.prepare` from this checkpoint, for this
                 board and in this precision; without it, they are converted now.
             num_slots: sequences that may be in flight; at most 32.
@@ -80,6 +80,18 @@ class TtModel(SteppedModel):
         config = load_config(model_dir)
         rows = min(max_rows, MAX_ROWS)
         place: Board = BOARDS[board]
+        checkpoint = Checkpoint.open(model_dir, config)
+        bundle = None
+        if bundle_dir is not None:
+            bundle = Bundle.open(
+                bundle_dir,
+                config,
+                checkpoint_digest=checkpoint.digest(),
+                board=board,
+                precision=precision,
+            )
+            precision = bundle.manifest.precision
+        precision = precision or "bf16"
         plan = make_plan(
             config,
             place,
@@ -88,7 +100,6 @@ class TtModel(SteppedModel):
             context_length=context_length,
             max_rows=rows,
         )
-        checkpoint = Checkpoint.open(model_dir, config)
         runtime.choose(backend)
         from device_service.model.tt_decoder import TtDecoder
         from device_service.model.tt_operations import Operations
@@ -97,10 +108,9 @@ class TtModel(SteppedModel):
         device = runtime.open_device()
         tensors = Tensors(device)
         weights: TtWeights
-        if bundle_dir is None:
+        if bundle is None:
             weights = CheckpointWeights(checkpoint, config, device, precision, report)
         else:
-            bundle = Bundle.open(bundle_dir)
             weights = BundleWeights(bundle, checkpoint, config, device, report)
         with torch.inference_mode():
             decoder = TtDecoder(
@@ -110,7 +120,6 @@ class TtModel(SteppedModel):
                 Operations(place.grid, tensors),
                 num_slots,
                 context_length,
-                report,
             )
         sliding = [x for x in config.layers if x.window is not None]
         info = model_info(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from device_service.model.architecture import LayerConfig, ModelConfig
-from device_service.model.interface import ReportProgress, StepBatch
+from device_service.model.interface import StepBatch
 from device_service.model.tt_caches import Caches
 from device_service.model.tt_inputs import DeviceKindStep, Embeddings, upload_kind
 from device_service.model.tt_operations import LayerShape, Operations
@@ -42,7 +42,6 @@ class TtDecoder:
         operations: Operations,
         num_slots: int,
         context_length: int,
-        report: ReportProgress,
     ) -> None:
         self._config = config
         self._tensors = tensors
@@ -52,11 +51,7 @@ class TtDecoder:
         self._formats = FORMATS[weights.precision]
         self._embeddings = Embeddings(config, weights)
         self._head = weights.head()
-        self._layers: list[Weights] = []
-        for layer in config.layers:
-            self._layers.append(weights.layer(layer))
-            if (layer.index + 1) % 10 == 0 or layer is config.layers[-1]:
-                report(f"loaded {layer.index + 1} of {len(config.layers)} layers")
+        self._layers: list[Weights] = [weights.layer(layer) for layer in config.layers]
         self._staging = Staging(num_slots)
         self._caches = Caches(config.layers, num_slots, context_length, tensors)
         self._traces = Traces(tensors)
