@@ -28,8 +28,6 @@ from kernels import runtime
 from kernels.runtime import TILE
 
 Backend = Literal["sim", "tt"]
-MAX_ROWS = TILE
-"""One tile row."""
 
 
 class TtModel(SteppedModel):
@@ -78,7 +76,6 @@ class TtModel(SteppedModel):
             RuntimeUnavailableError: this Python lacks the runtime.
         """
         config = load_config(model_dir)
-        rows = min(max_rows, MAX_ROWS)
         place: Board = BOARDS[board]
         checkpoint = Checkpoint.open(model_dir, config)
         bundle = None
@@ -98,7 +95,7 @@ class TtModel(SteppedModel):
             precision=precision,
             slots=num_slots,
             context_length=context_length,
-            max_rows=rows,
+            max_rows=max_rows,
         )
         runtime.choose(backend)
         from device_service.model.tt_decoder import TtDecoder
@@ -128,7 +125,7 @@ class TtModel(SteppedModel):
             model_dir,
             num_slots=num_slots,
             context_length=context_length,
-            max_rows=rows,
+            max_rows=max_rows,
             backend=backend,
             precision="bfloat16" if precision == "bf16" else f"{precision} weights, bfloat16",
             accelerator=runtime.accelerator(board),
