@@ -97,9 +97,8 @@ FULL: list[Row] = [
 LARGE: list[Row] = [
     ("12b", (16, 8, 256, 32, 3840, P150_GRID), ONE_EACH),
     ("12b-full", (16, 1, 512, 4, 3840, P150_GRID), [0, 1, 1, 2, 3, *[None] * 27]),
-    ("31b-full", (32, 4, 512, 2, 5376, P150_GRID), [0, 1, 1, *[None] * 29]),
 ]
-"""Of models that are served in block floats."""
+"""Of a model that is served in block floats."""
 
 
 def table(weights: Format) -> list[Case]:
