@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from device_service import prepare as module
+from device_service.model import tt_prepare as module
 from device_service.model.tt_bundle import file_of, read_manifest
 from device_service.prepare import main
 from tests.checkpoints import write_checkpoint
