@@ -26,22 +26,14 @@ import ttnn  # noqa: E402
 from device_service.model.architecture import ModelConfig  # noqa: E402
 from device_service.model.config import parse_config  # noqa: E402
 from device_service.model.tt_boards import BOARDS, Board  # noqa: E402
-from device_service.model.tt_plan import (  # noqa: E402
-    FORMATS,
-    Plan,
-    Precision,
-    WeightFormat,
-    make_plan,
-    matrices,
-    most_slots,
-)
-from kernels.runtime import TILE  # noqa: E402
+from device_service.model.tt_plan import Plan, Precision, make_plan, most_slots  # noqa: E402
+from device_service.model.tt_weights import head_tensors, layer_tensors  # noqa: E402
+from kernels.runtime import TILE, Format  # noqa: E402
 from tests.device_service.model.released import E2B, E4B, G12B, G31B  # noqa: E402
 
 MODELS = {"E2B": E2B, "E4B": E4B, "12B": G12B, "31B": G31B}
 PRECISIONS: tuple[Precision, ...] = ("bf16", "bfp8", "mixed")
 CONTEXT_LENGTH = 4096
-DTYPES = {"bf16": ttnn.bfloat16, "bfp8": ttnn.bfloat8_b, "bfp4": ttnn.bfloat4_b}
 
 Shape = tuple[int, int]
 
@@ -67,24 +59,23 @@ class Placed:
     """What one slot more takes by the allocator's account; 0 where none fits."""
 
 
-def tensors(config: ModelConfig, plan: Plan) -> Iterator[tuple[Shape, WeightFormat]]:
-    """Every tensor of a plan: its matrices, norms, keys and values, and activations."""
-    for matrix in matrices(config):
-        yield (matrix.k, matrix.n), FORMATS[plan.precision][matrix.group]
-    d, p = config.hidden_size, config.per_layer_input_size
-    yield (TILE, d), "bf16"
+def tensors(config: ModelConfig, plan: Plan) -> Iterator[tuple[Shape, Format]]:
+    """Every tensor of a plan: weights as they are loaded, keys and values, activations."""
     for layer in config.layers:
-        yield from [((TILE, d), "bf16")] * (5 if p else 4)
-        yield from [((TILE, layer.head_dim), "bf16")] * (2 if layer.owns_kv else 1)
+        for tensor in layer_tensors(config, layer, plan.precision):
+            yield tensor.shape, tensor.fmt
+    for tensor in head_tensors(config, plan.precision):
+        yield tensor.shape, tensor.fmt
     yield from caches(config, plan.slots)
-    widest = max(config.layers, key=lambda layer: layer.intermediate_size).intermediate_size
+    d, p = config.hidden_size, config.per_layer_input_size
+    widest = max(layer.intermediate_size for layer in config.layers)
     heads = max((x.num_heads + 2 * x.num_kv_heads) * x.head_dim for x in config.layers)
     widths = [d] * 4 + [2 * widest] + [heads] * 3 + [p * len(config.layers)] * (2 if p else 0)
     for width in widths:
         yield (TILE, width), "bf16"
 
 
-def caches(config: ModelConfig, slots: int) -> Iterator[tuple[Shape, WeightFormat]]:
+def caches(config: ModelConfig, slots: int) -> Iterator[tuple[Shape, Format]]:
     """Keys and values of every layer that has its own."""
     for layer in config.layers:
         if layer.owns_kv:
@@ -112,14 +103,14 @@ class Card:
         view = self._view()
         return view.num_banks * view.total_bytes_per_bank
 
-    def place(self, wanted: Iterator[tuple[Shape, WeightFormat]]) -> str:
+    def place(self, wanted: Iterator[tuple[Shape, Format]]) -> str:
         """Allocates; returns what the allocator said where it refused."""
         try:
             for shape, fmt in wanted:
                 self._held.append(
                     ttnn.empty(
                         shape,
-                        dtype=DTYPES[fmt],
+                        dtype=runtime.dtype(fmt),
                         layout=ttnn.TILE_LAYOUT,
                         device=self._device,
                         memory_config=ttnn.DRAM_MEMORY_CONFIG,

@@ -14,8 +14,8 @@ from tests.chip import environment
 pytestmark = pytest.mark.kernels
 MODELS = ("E2B", "E4B", "12B", "31B")
 WEIGHTS = ("bf16", "bfp8", "mixed")
-ROUNDING = 1.001
-"""What placing tensors in equal banks may add to a plan: less than a thousandth."""
+ROUNDING = 1.002
+"""What placing tensors in equal banks may add to a plan: a five-hundredth, head norms in float32 included."""
 
 Rows = dict[tuple[str, str], dict]
 
