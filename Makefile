@@ -27,7 +27,7 @@ PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip chip-report mock-cards \
+.PHONY: help demo serve chat test test-kernels test-chip test-hardware .chip chip-report mock-cards \
         test-real-model test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
@@ -59,6 +59,11 @@ test-chip: SIMULATOR := $(or $(SIMULATOR),wolfpine)
 test-chip: .chip $(VENV)/.dev $(VENV_TT)/.serve ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
+
+HAS_CHIP := $(SIMULATOR)$(TT_METAL_SIMULATOR)$(wildcard /dev/tenstorrent/[0-9]*)
+test-hardware: $(if $(HAS_CHIP),$(VENV)/.dev $(VENV_TT)/.serve) ## What only a card can say, into .cache/hardware-report.md; skips without one
+	@$(if $(HAS_CHIP),$(BIN)/python,$(PYTHON)) -m tests.hardware --simulator "$(SIMULATOR)" \
+	    $(if $(MODEL:demo=),--model "$(MODEL)")
 
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kernels
 MODELS = ("E2B", "E4B", "12B", "31B")
 WEIGHTS = ("bf16", "bfp8", "mixed")
 ROUNDING = 1.002
-"""What placing tensors in equal banks may add to a plan: a five-hundredth, head norms in float32 included."""
+"""What equal banks, and head norms in float32, may add to a plan."""
 
 Rows = dict[tuple[str, str], dict]
 
