@@ -27,8 +27,9 @@ PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip test-hardware .chip chip-report mock-cards \
-        test-real-model test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
+.PHONY: help demo serve chat test test-kernels test-chip test-hardware .chip chip-e2b chip-e4b chip-real-model \
+        chip-report mock-cards traffic traffic-cycles test-real-model test-soak check format proto \
+        bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -55,7 +56,7 @@ test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 min
 test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: functional simulator and compiler
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
-test-chip: SIMULATOR := $(or $(SIMULATOR),wolfpine)
+test-chip chip-e2b chip-e4b chip-real-model: SIMULATOR := $(or $(SIMULATOR),wolfpine)
 test-chip: .chip $(VENV)/.dev $(VENV_TT)/.serve ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
@@ -64,6 +65,21 @@ HAS_CHIP := $(SIMULATOR)$(TT_METAL_SIMULATOR)$(wildcard /dev/tenstorrent/[0-9]*)
 test-hardware: $(if $(HAS_CHIP),$(VENV)/.dev $(VENV_TT)/.serve) ## What only a card can say, into .cache/hardware-report.md; skips without one
 	@$(if $(HAS_CHIP),$(BIN)/python,$(PYTHON)) -m tests.hardware --simulator "$(SIMULATOR)" \
 	    $(if $(MODEL:demo=),--model "$(MODEL)")
+
+chip-e2b: .chip $(VENV)/.dev $(VENV_TT)/.serve ## A decode step of a full-size random E2B on the vendor's simulator (SIMULATOR=…; half an hour)
+	$(call full_size,e2b)
+
+chip-e4b: .chip $(VENV)/.dev $(VENV_TT)/.serve ## The same of E4B, 15 GB of disk (SIMULATOR=…, WEIGHTS=bfp8; an hour)
+	$(call full_size,e4b)
+
+define full_size
+@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m tests.chip.full_size $(1) --weights "$(or $(WEIGHTS),bf16)"; \
+    failed=$$?; $(BIN)/python -m tests.chip.report; exit $$failed
+endef
+
+chip-real-model: .chip $(VENV)/.dev $(VENV_TT)/.serve model-gemma3-270m ## The real Gemma 3 270M served from the vendor's simulator (SIMULATOR=…; half an hour)
+	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m real_model tests/chip; failed=$$?; \
+	    $(BIN)/python -m tests.chip.report; exit $$failed
 
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report
@@ -92,6 +108,12 @@ bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a 
 
 bench-precision: $(VENV)/.dev model-gemma3-270m ## What bf16, bfp8 and bfp4 weights cost on a real model and a real text
 	@$(BIN)/python -m tests.benchmarks.precision
+
+traffic: $(VENV)/.dev ## What a decode step moves, and what that predicts: kernels/traffic.md, traffic.svg
+	@$(BIN)/python -m tests.traffic
+
+traffic-cycles: $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
+	@$(BIN)/python -m tests.traffic.cycles
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py

@@ -29,7 +29,7 @@ import torch
 from device_service.model.checkpoint_tensors import expected_tensors
 from device_service.model.config import parse_config
 from device_service.model.host import ENVIRONMENT, tune_host
-from tests.benchmarks.random_e2b import E2B, SMALL, checkpoint_bytes, write_random_checkpoint
+from tests.benchmarks.random_gemma4 import E2B, SMALL, checkpoint_bytes, write_random_checkpoint
 
 IMPLEMENTATIONS = ("tessera", "transformers")
 SEQUENCES = (1, 8, 32)

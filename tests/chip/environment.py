@@ -71,3 +71,16 @@ def rows(mode: str, names: Sequence[str], env: dict[str, str], folder: Path) -> 
         return runner.rows(python(), mode, names, env, folder)
     except runner.RunnerError as error:
         pytest.fail(f"no case could begin: {error}", pytrace=False)
+
+
+def step_rows(
+    names: Sequence[str], simulator: str, folder: Path, seconds: float
+) -> dict[str, dict]:
+    """Runs whole steps of small checkpoints, one row each; see tests.chip.steps."""
+    env = simulated(simulator)
+    env["TT_METAL_CACHE"] += "-steps"
+    program = "tests.chip.steps.run_steps"
+    try:
+        return runner.rows(python(), "run", names, env, folder, seconds, program)
+    except runner.RunnerError as error:
+        pytest.fail(f"no steps could begin: {error}", pytrace=False)

@@ -19,7 +19,7 @@ from kernels import runtime
 
 runtime.choose("sim")
 
-from tests.chip import results  # noqa: E402
+from tests.chip import report_steps, results  # noqa: E402
 from tests.chip.environment import ROOT, WOLFPINE  # noqa: E402
 from tests.kernels.case import Case, all_cases  # noqa: E402
 
@@ -78,6 +78,7 @@ def main() -> None:
     header = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
     text += "\n## True sizes\n\n" + header + "".join(lines["full"])
     text += "\n## Small shapes with hard values\n\n" + header + "".join(lines["small"])
+    text += report_steps.sections()
     OUT.write_text(text)
     print(f"wrote {OUT.relative_to(ROOT)}")
 

@@ -1,7 +1,7 @@
 """The rows of a whole run on a simulator, kept under .cache/chip until a source changes.
 
 The tests write them, the report reads them. Rows are kept with a digest of all that they depend on:
-kernels, cases, this folder, the simulator.
+kernels, cases, this folder, the simulator; those of whole steps also with the model's.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import hashlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.chip import environment
 from tests.chip.environment import CACHE, ROOT, WOLFPINE
+from tests.chip.steps import scenarios
 from tests.kernels.case import Case, all_cases
 
 Rows = dict[str, dict]
@@ -40,6 +43,19 @@ def run(simulator: str) -> Rows:
     kept = made_from | {"about": about(simulator), "rows": rows}
     CACHE.mkdir(parents=True, exist_ok=True)
     _file(name).write_text(json.dumps(kept, indent=1) + "\n")
+    return rows
+
+
+def run_steps(simulator: str) -> Rows:
+    """Runs all whole steps that the simulator can, and keeps the rows."""
+    name = environment.name_of(simulator)
+    runs = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
+    with tempfile.TemporaryDirectory() as folder:
+        names = [run.name for run in runs]
+        rows = environment.step_rows(names, simulator, Path(folder), scenarios.SECONDS)
+    kept = {"sources": step_sources(), "about": about(simulator), "rows": rows}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _file(f"steps-{name}").write_text(json.dumps(kept, indent=1) + "\n")
     return rows
 
 
@@ -72,14 +88,23 @@ def about(simulator: str) -> dict[str, str]:
 
 def depends_on(simulator: str) -> str:
     """A digest of the sources and of the simulator."""
+    digest = _digest(("kernels", "tests/chip", "tests/kernels"))
+    digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
+    return digest.hexdigest()
+
+
+def step_sources() -> str:
+    """A digest of what whole steps are made of: the model, its kernels, and what judges them."""
+    return _digest(("kernels", "device_service/model", "tests/chip/steps")).hexdigest()
+
+
+def _digest(folders: Sequence[str]) -> Any:
     digest = hashlib.sha256()
-    folders = ("kernels", "tests/chip", "tests/kernels")
     files = sorted(f for folder in folders for f in (ROOT / folder).rglob("*") if f.is_file())
     for file in files:
         if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts:
             digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
-    digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
-    return digest.hexdigest()
+    return digest
 
 
 def _file(name: str) -> Path:

@@ -1,6 +1,6 @@
-"""A random checkpoint in the very shape of the released Gemma 4 E2B, or of a small one.
+"""A random checkpoint in the very shape of the released Gemma 4 E2B or E4B, or of a small one.
 
-Knows E2B's configuration and how values are scaled so that the model neither dies nor saturates;
+Knows their configurations and how values are scaled so that the model neither dies nor saturates;
 knows no measurement. Values repeat one random block at odd offsets: writing takes as long as the
 disk does, and no two rows are equal.
 """
@@ -58,6 +58,17 @@ E2B: dict[str, Any] = {
     },
 }
 
+E4B: dict[str, Any] = {
+    **E2B,
+    "hidden_size": 2560,
+    "intermediate_size": 10_240,
+    "num_hidden_layers": 42,
+    "layer_types": [*([_SLIDING] * 5), _FULL] * 7,
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 18,
+    "use_double_wide_mlp": False,
+}
+
 SMALL: dict[str, Any] = {
     **E2B,
     "vocab_size": 4096,
@@ -69,7 +80,7 @@ SMALL: dict[str, Any] = {
     "global_head_dim": 128,
     "max_position_embeddings": 4096,
 }
-"""For a try of the benchmark itself."""
+"""For a try of what the large ones are for."""
 
 
 def checkpoint_bytes(text_config: dict[str, Any]) -> int:
@@ -86,7 +97,7 @@ def write_random_checkpoint(
 
     Args:
         model_dir: exists and is empty.
-        text_config: E2B, or a smaller one of its kind.
+        text_config: E2B, E4B, or a smaller one of their kind.
         report: gets lines of progress.
     """
     config = parse_config(text_config)
@@ -114,7 +125,8 @@ class _Values:
         self._mean, self._deviation = _scale(config, name, shape)
 
     def __call__(self) -> Iterator[bytes]:
-        values = self._block.roll(self._shift) * self._deviation + self._mean
+        block = torch.cat((self._block[self._shift :], self._block[: self._shift]))
+        values = block[: self._num_values] * self._deviation + self._mean
         piece = values.bfloat16().view(torch.uint8).numpy().data
         num_bytes = 2 * self._num_values
         for done in range(0, num_bytes, len(piece)):

@@ -1,0 +1,195 @@
+"""The report's part on whole steps: small checkpoints, full sizes, and the real model.
+
+Reads what runs have kept; types no number of its own. A part whose run is missing says which
+command makes it; one whose sources have changed since says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chip import results, served
+from tests.chip.environment import WOLFPINE
+from tests.chip.steps import driving
+from tests.chip.steps.judging import TIE
+
+Row = dict[str, Any]
+FULL_SIZES = {"E2B": "random-e2b", "E4B": "random-e4b"}
+REAL = "gemma3-270m"
+INTRODUCTION = """\
+## Whole steps
+
+The whole decoder in TT-Lang kernels on the simulated chip (`device_service/model/tt_decoder.py`),
+beside the reference in float32 (`reference.py` there), which reads the same tokens whatever the
+device makes of them. PCC: Pearson's correlation; of a layer, its residual stream over a step's
+rows; of logits, row by row; the lowest of all steps. Rounding alone: the same of the reference in
+bfloat16 with weights as the device stores them. Best three: rows whose three best tokens are the
+reference's in its order; ties are rows where the reference has the exchanged tokens nearer than
+{tie:g} times what rounding alone moves a logit there (root mean square).
+"""
+FULL_SIZE_NOTE = """\
+A decode row of one sequence; the keys and values before it are the reference's, put into the
+caches. All else of the step is the device's own.
+
+"""
+
+
+def sections() -> str:
+    """In Markdown."""
+    return "\n" + "\n".join(
+        (INTRODUCTION.format(tie=TIE), _small("ttsim"), _small(WOLFPINE), _full_sizes(), _real())
+    )
+
+
+def _small(name: str) -> str:
+    where = {"ttsim": "the vendor's simulator", WOLFPINE: "wolfpine"}[name]
+    title = f"### Small checkpoints, {where}\n\n"
+    kept = results.read(f"steps-{name}")
+    if kept is None:
+        return title + "Not run: `make test-chip` makes it.\n"
+    lines = [_small_line(row) for row in kept["rows"].values()]
+    good = sum("error" not in row for row in kept["rows"].values())
+    header = (
+        "| model | weights | scenario | steps | rows | layer PCC | rounding alone | logits PCC "
+        "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
+    )
+    said = f"{good} of {len(lines)} scenarios ran.{_stale(kept['sources'])}\n\n"
+    return title + said + header + "".join(lines)
+
+
+def _small_line(row: Row) -> str:
+    names = row["name"].split("/")
+    if "error" in row:
+        error = row["error"][:120].replace("|", "/").replace("\n", " ")
+        return f"| {' | '.join(names)} | failed: {error} |" + " |" * 9 + "\n"
+    worst = min(row["layers"], key=lambda layer: layer["pcc"])
+    logits = row["logits"]
+    cells = [
+        *names,
+        str(row["steps"]),
+        str(row["rows"]),
+        f"{worst['pcc']:.6f} (layer {worst['layer']})",
+        f"{worst['rounded_pcc']:.6f}",
+        f"{logits['logits_pcc']:.6f}",
+        f"{logits['rounded_logits_pcc']:.6f}",
+        str(logits["same"]),
+        _ties(logits),
+        str(logits["others"]),
+        f"{row['seconds']:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _ties(logits: Row) -> str:
+    if not logits["ties"]:
+        return "0"
+    return f"{logits['ties']} (to {logits['widest_tie']:.3f} of {logits['tie_width']:.3f})"
+
+
+def _stale(sources: str) -> str:
+    return "" if sources == results.step_sources() else " From sources that changed since."
+
+
+def _full_sizes() -> str:
+    text = "### Full size, random weights\n\n" + FULL_SIZE_NOTE
+    for size, name in FULL_SIZES.items():
+        found = False
+        for weights in ("bf16", "bfp8"):
+            rows = driving.read(f"{name}-{weights}")
+            if rows:
+                found = True
+                text += f"**{size}, {weights} weights.** {_whole(rows)}\n"
+        if not found:
+            text += f"**{size}.** Not run: `make chip-{size.lower()} SIMULATOR=…` makes it.\n\n"
+    return text
+
+
+def _whole(rows: list[Row]) -> str:
+    """A run of whole_steps.py: a sentence a step, then a table of its layers."""
+    about, rows = rows[0], rows[1:]
+    said = [f"On {about['about']['simulator']}.{_stale(about['sources'])}"]
+    if rows and rows[-1].get("stage") != "done":
+        said.append("Ended before its last row.")
+    if about["held"]:
+        said.append(f"At position {about['held']}.")
+    for index, step in enumerate(about["steps"]):
+        said.append(_whole_step(index, step["rows"], [r for r in rows if r.get("step") == index]))
+    layers = [row for row in rows if "layer" in row]
+    header = (
+        "| step | layer | kind | PCC | worst row | rounding alone | MB read | MB written | s |\n"
+        + "|---" * 9
+        + "|\n"
+    )
+    return " ".join(said) + "\n\n" + header + "".join(map(_layer_line, layers))
+
+
+def _whole_step(index: int, num_rows: int, rows: list[Row]) -> str:
+    layers = [row for row in rows if "layer" in row]
+    logits = next((row for row in rows if "logits_pcc" in row), None)
+    if not layers:
+        return f"Step {index} ({num_rows} rows): no layer ended."
+    told = f"Step {index} ({num_rows} rows): {len(layers)} layers, PCC at least "
+    told += f"{min(row['pcc'] for row in layers):.6f}"
+    told += f" (rounding alone {min(row['rounded_pcc'] for row in layers):.6f})"
+    if logits is not None:
+        told += f"; logits {logits['logits_pcc']:.6f} ({logits['rounded_logits_pcc']:.6f})"
+        told += f", best three the same in {logits['same']} rows, ties in {_ties(logits)}"
+        told += f", others {logits['others']}"
+    if all("dram_read" in row for row in rows):
+        read, written = (sum(row[key] for row in rows) for key in ("dram_read", "dram_written"))
+        told += f"; {read / 1e6:,.1f} MB read from DRAM and {written / 1e6:,.1f} written"
+        told += ", counted by the simulator"
+    return told + f"; {sum(row['seconds'] for row in rows):,.0f} s."
+
+
+def _layer_line(row: Row) -> str:
+    moved = [
+        f"{row[key] / 1e6:.2f}" if key in row else "–" for key in ("dram_read", "dram_written")
+    ]
+    cells = [
+        str(row["step"]),
+        str(row["layer"]),
+        row["kind"],
+        f"{row['pcc']:.6f}",
+        f"{row['row_pcc']:.6f}",
+        f"{row['rounded_pcc']:.6f}",
+        *moved,
+        f"{row['seconds']:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _real() -> str:
+    text = "### The real Gemma 3 270M\n\n"
+    told, rows = served.read(REAL), driving.read(f"{REAL}-bf16")
+    if told is None and not rows:
+        return text + "Not run: `make chip-real-model SIMULATOR=…` makes it.\n"
+    if told is not None:
+        text += _served(told)
+    if rows:
+        text += f"A real text of {rows[0]['steps'][0]['rows']} positions, read as one chunk. "
+        text += _whole(rows)
+    return text
+
+
+def _served(told: Row) -> str:
+    ties = [x for x in told["choices"] if x["served"] != x["torch"] and x["gap"] <= x["tie_width"]]
+    same = sum(x["served"] == x["torch"] for x in told["choices"])
+    last = told["pieces"][-1]["seconds"] if told["pieces"] else 0.0
+    answer = (told["prompt"] + told["text"]).replace("\n", "\n> ")
+    said = f"""\
+Served by gateway and device service, `--backend tt`, on {told["about"]["simulator"]}, greedy: \
+{len(told["token_ids"])} tokens after {told["prompt_tokens"]}; {same} are those that the torch \
+backend in bfloat16 chooses after the same beginning, {len(ties)} ties.{_stale(told["sources"])} \
+Up after \
+{told["start_seconds"]:,.0f} s, answered after {last:,.0f} s more.
+
+> {answer}
+
+"""
+    for tie in ties:
+        said += (
+            f"Token {tie['served']} for torch's {tie['torch']}: {tie['gap']:.4f} apart, where "
+            f"rounding makes {tie['tie_width']:.4f} a tie.\n\n"
+        )
+    return said

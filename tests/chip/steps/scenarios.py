@@ -1,0 +1,136 @@
+"""The steps that small checkpoints run on a simulated chip: a table, read by test and program.
+
+Windows are 16 positions, rings 64 places, and a full layer's first bucket is 128 positions: a few
+steps pass them all. Knows steps; knows no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from device_service.model.interface import Span, StepBatch
+from tests.checkpoints import FAMILIES, VOCAB_SIZE, Family
+from tests.chip.steps.judging import Weights
+
+SECONDS = 1200.0
+"""For a scenario, compiling included: the first of a decoder compiles all of its kernels."""
+
+Piece = tuple[int, int, int, int]
+"""Slot, start, rows, and how many of them are read."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Steps of one decoder with empty slots."""
+
+    name: str
+    pieces: tuple[tuple[Piece, ...], ...]
+    slots: int = 4
+    context_length: int = 256
+
+    def steps(self) -> list[StepBatch]:
+        """With random tokens."""
+        generator = torch.Generator().manual_seed(len(self.pieces))
+
+        def span(slot: int, start: int, rows: int, read: int) -> Span:
+            ids = torch.randint(107, VOCAB_SIZE, (rows,), generator=generator)
+            return Span(slot, start, tuple(ids.tolist()), read)
+
+        return [StepBatch(tuple(span(*piece) for piece in step)) for step in self.pieces]
+
+
+def _prompt(slot: int, length: int, start: int = 0) -> list[tuple[Piece, ...]]:
+    """In chunks of 32 rows, of which only the last row is read."""
+    ends = [*range(start + 32, length, 32), length]
+    starts = [start, *ends]
+    return [
+        ((slot, begin, end - begin, int(end == length)),)
+        for begin, end in zip(starts, ends, strict=False)
+    ]
+
+
+def _of_all_lengths(slots: int) -> list[tuple[Piece, ...]]:
+    """One to four rows in each slot, packed into steps of at most 32 rows."""
+    steps: list[list[Piece]] = [[]]
+    for slot in range(slots):
+        rows = 1 + slot % 4
+        if sum(piece[2] for piece in steps[-1]) + rows > 32:
+            steps.append([])
+        steps[-1].append((slot, 0, rows, 0))
+    return [tuple(step) for step in steps]
+
+
+SCENARIOS: Sequence[Scenario] = (
+    Scenario("decode-1", (((1, 0, 5, 5),), *(((1, n, 1, 1),) for n in range(5, 9)))),
+    Scenario(
+        "decode-3",
+        (
+            ((0, 0, 9, 1), (1, 0, 3, 1), (3, 0, 14, 1)),
+            *(((0, 9 + n, 1, 1), (1, 3 + n, 1, 1), (3, 14 + n, 1, 1)) for n in range(4)),
+        ),
+    ),
+    Scenario(
+        "decode-32",
+        (
+            *_of_all_lengths(32),
+            *(tuple((slot, 1 + slot % 4 + n, 1, 1) for slot in range(32)) for n in range(2)),
+        ),
+        slots=32,
+        context_length=128,
+    ),
+    Scenario(
+        "chunks",
+        (
+            ((2, 0, 32, 32),),
+            ((2, 32, 19, 0),),
+            ((2, 51, 1, 1), (0, 0, 31, 1)),
+            ((0, 31, 8, 8), (2, 52, 8, 8), (3, 0, 16, 16)),
+        ),
+    ),
+    Scenario(
+        "rewind",
+        (((0, 0, 12, 1),), ((0, 8, 5, 5),), ((0, 8, 4, 4), (1, 0, 2, 2)), ((0, 10, 3, 3),)),
+    ),
+    Scenario(
+        "ring", (*_prompt(1, 62), *(((1, n, 1, 1),) for n in range(62, 68)), *_prompt(1, 90, 68))
+    ),
+    Scenario("bucket", (*_prompt(0, 126), ((0, 126, 1, 1),), ((0, 127, 4, 4),), ((0, 131, 1, 1),))),
+)
+ON_WOLFPINE = Scenario(
+    "two-rows", (((1, 0, 2, 2),), ((1, 2, 1, 1), (0, 0, 1, 1))), slots=2, context_length=32
+)
+"""For a simulator in Python."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scenario on a small checkpoint of a family."""
+
+    family: Family
+    weights: Weights
+    scenario: Scenario
+
+    @property
+    def name(self) -> str:
+        """Unique; without spaces, for a command line."""
+        return f"{self.family}/{self.weights}/{self.scenario.name}"
+
+
+WEIGHTS: tuple[Weights, ...] = ("bf16",)
+WOLFPINE_FAMILY: Family = "e2b"
+
+
+def all_runs() -> Iterator[Run]:
+    """Every scenario of every family, those of one decoder side by side."""
+    for family in FAMILIES:
+        for weights in WEIGHTS:
+            for scenario in sorted(SCENARIOS, key=lambda s: s.slots):
+                yield Run(family, weights, scenario)
+
+
+def wolfpine_runs() -> list[Run]:
+    """What a simulator in Python does in some minutes."""
+    return [Run(WOLFPINE_FAMILY, "bf16", ON_WOLFPINE)]
