@@ -38,6 +38,26 @@ def placed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return {(row["model"], row["weights"]): row for row in found}
 
 
+@pytest.mark.parametrize("board", ["p150", "n150"])
+def test_a_step_of_e4b_is_compiled_checked_and_enqueued_within_its_plan(
+    board: str, tmp_path: Path
+) -> None:
+    program = ["-m", "tests.chip.mock_step", board, "E4B", "bfp8", tmp_path / "row.json"]
+    env = environment.mock(board, compile_only=False)
+    done = subprocess.run(
+        [environment.python(), *program],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads((tmp_path / "row.json").read_text())
+    # Norms and what a step passes on is reckoned upward; what a plan forgot would be much more.
+    assert 0.98 * row["plan_bytes"] <= row["used_bytes"] <= row["plan_bytes"]
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_plan_is_what_the_allocator_takes_and_its_slots_are_all_that_fit(
