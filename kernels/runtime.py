@@ -83,6 +83,9 @@ def choose(kind: Kind) -> None:
 
 
 def _simulator() -> _Chosen:
+    import torch
+
+    torch.set_num_threads(1)  # a product of tiles is too small to share: four times the work
     try:
         from kernels import simulator
     except ImportError as error:
@@ -259,7 +262,7 @@ def copy_tile_rows(target: Any, source: Any, table: torch.Tensor, device: Any) -
         device: where the tensors are.
     """
     if kind() == "sim":
-        for i, row in enumerate(table.tolist()):
+        for i, row in enumerate(int(entry) for entry in table):
             if row >= 0:
                 rows = slice(row * TILE, (row + 1) * TILE)
                 target._tensor[rows] = source._tensor[i * TILE : (i + 1) * TILE]
