@@ -27,8 +27,9 @@ PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip chip-e2b chip-e4b \
-        chip-real-model chip-report test-real-model test-soak check format proto bench-decode bench-precision model-demo model-gemma3-270m clean
+.PHONY: help demo serve chat test test-kernels test-chip .chip chip-e2b chip-e4b chip-real-model \
+        chip-report mock-cards traffic traffic-cycles test-real-model test-soak check format proto \
+        bench-decode bench-precision model-demo model-gemma3-270m clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -78,6 +79,9 @@ chip-real-model: .chip $(VENV)/.dev $(VENV_TT)/.serve model-gemma3-270m ## The r
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report
 
+mock-cards: $(VENV)/.dev $(VENV_TT)/.tt ## Places every model on every board's mock; writes device_service/model/mock-cards.md
+	@$(BIN)/python -m tests.chip.mock_report
+
 test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
 	@$(BIN)/python -m pytest -m real_model tests/real_model
 
@@ -99,6 +103,12 @@ bench-decode: $(VENV)/.dev ## Decode and prefill speed beside transformers on a 
 
 bench-precision: $(VENV)/.dev model-gemma3-270m ## What bf16, bfp8 and bfp4 weights cost on a real model and a real text
 	@$(BIN)/python -m tests.benchmarks.precision
+
+traffic: $(VENV)/.dev ## What a decode step moves, and what that predicts: kernels/traffic.md, traffic.svg
+	@$(BIN)/python -m tests.traffic
+
+traffic-cycles: $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
+	@$(BIN)/python -m tests.traffic.cycles
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
 	@$(BIN)/python deploy/demo-model/train.py

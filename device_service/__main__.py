@@ -102,6 +102,8 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
             settings.model,
             backend=settings.backend,
             board=settings.board,
+            precision=None if settings.weights == "auto" else settings.weights,
+            bundle_dir=settings.bundle,
             num_slots=settings.slots,
             context_length=context_length,
             max_rows=settings.row_limit,

@@ -97,15 +97,15 @@ def prepare(
         _check_room(out, sum(missing.values()))
         report("looking through the tables that stay on the host")
         reader.check_host()
-        manifest = replace(manifest, parts=done)
         begin, written = time.monotonic(), 0
         for number, part in enumerate(parts, 1):
             if part not in missing:
                 continue
             stored = _write_part(out, part, parts[part], values(part))
             checkpoint.release_pages()
-            manifest = replace(manifest, parts={**manifest.parts, part: stored})
-            write_manifest(out, manifest)
+            done[part] = stored
+            in_order = {name: done[name] for name in parts if name in done}
+            write_manifest(out, replace(manifest, parts=in_order))
             written += missing[part]
             rate = written / (time.monotonic() - begin)
             left = (sum(missing.values()) - written) / rate
@@ -114,7 +114,7 @@ def prepare(
                 f" {rate / 1e9:.2f} GB/s, {left:.0f} s to go"
             )
     total = sum(map(_bytes, parts.values()))
-    report(f"wrote {out}: {precision} weights for a {board}, {total / 1e9:,.2f} GB")
+    report(f"wrote {out}: {precision} weights for a {board}, {total / 1e6:,.1f} MB")
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _check_room(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise OSError(
-            f"{out} needs {needed / 1e9:,.2f} GB more, and its disk has {free / 1e9:,.2f} GB free"
+            f"{out} needs {needed / 1e6:,.1f} MB more, and its disk has {free / 1e6:,.1f} MB free"
         )
 
 
@@ -206,7 +206,7 @@ def _write(file: Path, tensor: DeviceTensor, values: torch.Tensor) -> StoredTens
     tiles = to_tiles(in_format(values, tensor.fmt), tensor.fmt)
     digest = hashlib.sha256()
     with file.open("wb") as stream:
-        for piece in (header(tensor.shape, tensor.fmt), memoryview(tiles.flatten().numpy())):
+        for piece in (header(tensor.shape, tensor.fmt), tiles.numpy().data):
             digest.update(piece)
             stream.write(piece)
         stream.flush()

@@ -61,6 +61,14 @@ def _model_directory(value: Path) -> Path:
     return value
 
 
+def _bundle_directory(value: Path) -> Path:
+    if not (value / "manifest.json").is_file():
+        raise ValueError(
+            "must be what python -m device_service.prepare wrote, with a manifest.json"
+        )
+    return value
+
+
 def _accelerator(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise ValueError("must be cpu, cuda or cuda:N")
@@ -91,6 +99,16 @@ class Settings(BaseSettings):
     )
     board: Literal["p150", "p100", "n150", "n300"] = Field(
         "p150", description="the board that sim and tt plan for (n300: one of its two chips)"
+    )
+    bundle: Annotated[Path, AfterValidator(_bundle_directory)] | None = Field(
+        None,
+        description="prepared weights (python -m device_service.prepare) that sim and tt map; "
+        "without it, they convert the checkpoint's as they start",
+    )
+    weights: Literal["auto", "bf16", "bfp8", "mixed"] = Field(
+        "auto",
+        description="number formats of the weights on the board, for sim and tt: bf16; bfp8; "
+        "mixed, bfp4 in attention and feed-forward; or auto, the bundle's, without one bf16",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

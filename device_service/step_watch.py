@@ -27,23 +27,22 @@ class StepWatch:
 
     def __init__(self, limit_seconds: float | None, *, may_end_process: bool = False) -> None:
         self.limit_seconds = limit_seconds
-        self._may_end_process = may_end_process and limit_seconds is not None
+        self._stderr = sys.__stderr__ if may_end_process and limit_seconds is not None else None
         self._began: float | None = None
 
     @contextmanager
     def step(self) -> Generator[None]:
         """What the thread does inside is one step."""
         self._began = time.monotonic()
-        if self._may_end_process:
+        if self._stderr is not None:
             assert self.limit_seconds is not None
-            faulthandler.dump_traceback_later(
-                self.limit_seconds + GRACE_SECONDS, exit=True, file=sys.__stderr__
-            )
+            seconds = self.limit_seconds + GRACE_SECONDS
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
         try:
             yield
         finally:
             self._began = None
-            if self._may_end_process:
+            if self._stderr is not None:
                 faulthandler.cancel_dump_traceback_later()
 
     def overdue_seconds(self) -> float | None:

@@ -1,7 +1,7 @@
 """y = from_heads(units) @ w: attention's output back to rows of tokens and through o_proj, once.
 
 units [U · 32, D], selection [heads · 32, U · 32] bf16 (`units.from_units`; what a unit is: there);
-w [heads · D, N] bf16 or bfp8, as the checkpoint has it, transposed;
+w [heads · D, N] bf16, bfp8 or bfp4, as the checkpoint has it, transposed;
 identities [32, 32 S] bf16: S identity tiles;
 rows [32, heads · D], parts [32 S, N] bf16: scratch in DRAM; y [32, N] bf16.
 U = chunks · kv_heads; D and N multiples of 32; S: into how many shares K = heads · D falls.

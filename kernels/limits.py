@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from kernels.runtime import L1_BYTES, TILE, Format
 
+WEIGHTS: tuple[Format, ...] = ("bf16", "bfp8", "bfp4")
+"""Formats that kernels read weights in. A block float is cast first: bf16 cannot meet it."""
+
 
 def whole_tiles(name: str, size: int, whole: int = TILE) -> int:
     """Tiles of a size that must be a positive multiple of `whole`, itself a multiple of a tile.
@@ -34,10 +37,10 @@ def weight_format(weights: Format) -> None:
     """Refuses a format that no kernel reads weights in.
 
     Raises:
-        ValueError: it is neither bf16 nor bfp8.
+        ValueError: it is neither bf16 nor a block float.
     """
-    if weights not in ("bf16", "bfp8"):
-        raise ValueError(f"weights = {weights!r}: only bf16 and bfp8")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights = {weights!r}: only {', '.join(WEIGHTS)}")
 
 
 def epsilon(eps: float) -> None:

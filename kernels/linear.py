@@ -1,16 +1,17 @@
 """y = x @ w for one tile row of activations: every projection of a decode step.
 
-x [32, K] bf16, w [K, N] bf16 or bfp8, y [32, N] bf16; K and N multiples of 32, all tiled, in DRAM.
+x [32, K] bf16, w [K, N] bf16, bfp8 or bfp4, y [32, N] bf16; K and N multiples of 32; all tiled, in
+DRAM.
 
 linear_hp   (x, w, y). The whole K in dataflow buffers; one product a tile column, summed in float32
             in Dst and rounded once. Node i of C owns tile columns [i N / C, (i + 1) N / C): any N
-            spreads evenly. L1: K/32 tiles of x, two columns of w, with bfp8 a third one of w in
-            bf16, two tiles of y.
+            spreads evenly. L1: K/32 tiles of x, two columns of w, with block floats a third one of
+            w in bf16, two tiles of y.
 linear      (x, w, parts, y), with parts [32 k_split, N] bf16, scratch in DRAM. K is streamed in
             blocks of `k_block` tiles and shared by the `k_split` nodes of a group: for a K that L1
             does not hold, and for an N of too few columns for 64 nodes. A group owns at most one
-            block of `n_block` tile columns. L1: two blocks of x, two of w, with bfp8 a third one
-            of w in bf16, ten blocks of results and a tile.
+            block of `n_block` tile columns. L1: two blocks of x, two of w, with block floats a
+            third one of w in bf16, ten blocks of results and a tile.
 
 Cores: the grid's rows are cut into `k_split` bands (one in `linear_hp`). Band r has the r-th share
 of K: its first node reads that share of x and multicasts it to the band. A group is the nodes at
@@ -23,8 +24,8 @@ Sums: a matmul can only be stored in bf16, and a float32 buffer beside bf16 ones
 configures the packer anew in every stage, at once, while the stage before may still be packing.
 So a sum is carried as two bf16 blocks, its leading bits and the rest, 16 bits together. With
 float32 in Dst, each expression of a stage rounds once: lead' = lead + rest + part and
-rest' = (lead - lead') + rest + part. bfp8 cannot meet bf16 in one expression, hence a stage that
-casts w.
+rest' = (lead - lead') + rest + part. A block float cannot meet bf16 in one expression, hence a
+stage that casts w.
 Why not pipes from share to share: every pipe of a net is some 500 bytes of code in every node, and
 100 do not fit; a second send to one node can be lost; several senders to one node race.
 Error seen on the chip's simulator: 1.0 bf16 roundings (`linear_hp`), 1.7 (`linear`: the products'
@@ -52,7 +53,7 @@ Kernel = Callable[..., None]
 
 def _weight_bytes(weights: Format) -> int:
     """L1 for a tile of w: two in DRAM's format, and one in bf16 where that is another."""
-    return 2 * TILE_BYTES[weights] + (TILE_BYTES["bf16"] if weights == "bfp8" else 0)
+    return 2 * TILE_BYTES[weights] + (TILE_BYTES["bf16"] if weights != "bf16" else 0)
 
 
 @dataclass(frozen=True)

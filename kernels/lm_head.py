@@ -2,7 +2,7 @@
 
 logits = c · tanh(x @ w / c), or x @ w where there is no softcap (Gemma 3).
 
-x [32, H] bf16, normed; w [H, V] bf16 or bfp8; all else f32. Node i of C owns the tile columns
+x [32, H] bf16, normed; w [H, V] bf16, bfp8 or bfp4; all else f32. Node i of C owns the tile columns
 [i V/32 / C, (i + 1) V/32 / C). Its *lanes* are the 32 columns within a tile: lane l of node i sees
 the ids 32 t + l of its tile columns t. An output has 32 columns for each node, one a lane:
 best    [32, 32 · C · depth]  the lane's `depth` largest logits, descending: level d of node i is

@@ -1,13 +1,17 @@
 """m = down(gelu_tanh(x gate) · (x up)): a whole feed-forward block in one launch.
 
-x [32, H] bf16; gate, up [H, F], down [F, H] bf16 or bfp8, as the checkpoint has them, transposed;
+x [32, H] bf16; gate, up [H, F], down [F, H] bf16, bfp8 or bfp4, as the checkpoint has them,
+transposed;
 identities [32, 32 S] bf16: S identity tiles;
 act [32, F], parts [32 S, H] bf16: scratch in DRAM; m [32, H] bf16.
-H a multiple of 32, F = S · H: 4 H in E4B and in E2B's first layers, 8 H in its wide ones.
+H and F multiples of 32; F = S · K. K = H where H divides F: S is 4 in E4B and in E2B's first
+layers, 8 in its wide ones. Elsewhere the largest K up to H that gives 64 nodes work: 512 in Gemma 3
+270M, whose H is 640 and F 2048.
 
-**Units.** All weights are cut into columns of H x 32: F / 32 of gate, as many of up, and of down,
-whose K = F falls into S shares of H. Node i of C owns units [i F / 32 C, (i + 1) F / 32 C) of each,
-down's in the order share by share, so the nodes are equally busy in all phases and any C serves.
+**Units.** The weights are cut into columns: F / 32 of gate, as many of up, of H x 32 each; down's
+K = F falls into S shares, so S H / 32 columns of K x 32. Node i of C owns units
+[i n / C, (i + 1) n / C) of the n of each, down's in the order share by share, so the nodes are
+equally busy in all phases and any C serves.
 
 **Phases.** 1. (0, 0) multicasts x. Each node makes its tiles of act, in bf16, and writes them to
 DRAM. 2. (0, 0) reads act and multicasts it, share by share; each node multiplies with its columns
@@ -23,11 +27,12 @@ waits until every receiver has asked for it, so one multicast of a tile, asked f
 is a barrier; the second one carries the identities.
 
 **Roundings.** act, up's products and down's are bf16; the gate's stay in float32 in Dst, where one
-expression multiplies, bends (`gelu_mul` has the formula) and meets up. bfp8 cannot meet bf16 in an
-expression, so a stage of its own casts each column.
+expression multiplies, bends (`gelu_mul` has the formula) and meets up. A block float cannot meet
+bf16 in an expression, so a stage of its own casts each column.
 Cores: all, at least two. DRAM: x, gate, up, down once; act and parts written and read once; m
-written once. L1: a block of H for x, two for act, `w_blocks` columns, with bfp8 one more in bf16,
-and some tiles: 1.37 MB for E4B in bf16. Reaches 1.4 roundings at true sizes.
+written once. L1: a block of H for x, two of K for act, `w_blocks` columns, with block floats one
+more in bf16, and some tiles: 1.37 MB for E4B in bf16. (Where K is not H, columns of both heights.)
+Reaches 1.4 roundings at true sizes.
 """
 
 from __future__ import annotations
@@ -54,12 +59,11 @@ class MlpConfig:
     grid: Grid
     weights: Format = "bf16"
     w_blocks: int = 0
-    """Columns of weights in L1; 0 for as many as fit, up to eight."""
+    """Columns of weights in L1, of each height; 0 for as many as fit, up to eight."""
 
     def __post_init__(self) -> None:
         whole_tiles("h", self.h)
-        if self.f <= 0 or self.f % self.h:
-            raise ValueError(f"f = {self.f} is no multiple of h = {self.h}")
+        whole_tiles("f", self.f)
         if self.grid[0] * self.grid[1] < 2:
             raise ValueError(f"grid = {self.grid} has fewer than 2 nodes")
         weight_format(self.weights)
@@ -69,32 +73,41 @@ class MlpConfig:
             raise ValueError(f"h = {self.h} leaves L1 for {self.columns} columns of weights, not 2")
 
     @property
+    def share_tiles(self) -> int:
+        """K in tiles."""
+        h_tiles, f_tiles, nodes = self.h // TILE, self.f // TILE, self.grid[0] * self.grid[1]
+        if f_tiles % h_tiles == 0:
+            return h_tiles
+        divisors = (k for k in range(1, h_tiles + 1) if f_tiles % k == 0)
+        enough = (k for k in divisors if f_tiles // k * h_tiles >= min(64, nodes))
+        return max(enough, default=1)
+
+    @property
     def shares(self) -> int:
         """S, into how many parts down's K falls."""
-        return self.f // self.h
+        return self.f // TILE // self.share_tiles
 
     @property
     def units(self) -> int:
-        """The most that a node owns of each weight."""
-        return -(-self.f // TILE // (self.grid[0] * self.grid[1]))
+        """The most that a node owns of down."""
+        return -(-self.shares * (self.h // TILE) // (self.grid[0] * self.grid[1]))
 
     @property
     def columns(self) -> int:
         """Columns of weights in L1."""
-        tile, h_tiles = TILE_BYTES["bf16"], self.h // TILE
-        blocks = 4 if self.weights == "bfp8" else 3
-        left = (
-            N150_L1_BYTES
-            - blocks * h_tiles * tile
-            - (_SMALL_TILES + 3 * self.shares + self.units) * tile
-        )
-        fit = left // (h_tiles * TILE_BYTES[self.weights])
+        tile, h_tiles, k_tiles = TILE_BYTES["bf16"], self.h // TILE, self.share_tiles
+        heights = h_tiles if k_tiles == h_tiles else h_tiles + k_tiles
+        cast = 0 if self.weights == "bf16" else heights
+        small = _SMALL_TILES + 3 * self.shares + self.units
+        left = N150_L1_BYTES - (h_tiles + 2 * k_tiles + cast + small) * tile
+        fit = left // (heights * TILE_BYTES[self.weights])
         return min(fit, self.w_blocks or 8)
 
 
 def geglu_mlp(config: MlpConfig) -> Mlp:
     """M = down(gelu_tanh(x gate) · (x up)); operands as in the file's first lines, m last."""
     h_tiles, f_tiles, shares = config.h // TILE, config.f // TILE, config.shares
+    k_tiles, d_units = config.share_tiles, config.shares * h_tiles
     grid_x, grid_y = config.grid
     nodes = grid_x * grid_y
     w_blocks, units = config.columns, config.units
@@ -114,8 +127,11 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
         x_net, act_net = to_all(config.grid), to_all(config.grid)
         acts_written, parts_written = to_all(config.grid), to_all(config.grid)
         x_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, h_tiles), block_count=1)
-        share_dfb = ttl.make_dataflow_buffer_like(act, shape=(1, h_tiles), block_count=2)
+        share_dfb = ttl.make_dataflow_buffer_like(act, shape=(1, k_tiles), block_count=2)
         w_dfb = ttl.make_dataflow_buffer_like(gate, shape=(h_tiles, 1), block_count=w_blocks)
+        down_dfb = w_dfb
+        if k_tiles != h_tiles:
+            down_dfb = ttl.make_dataflow_buffer_like(down, shape=(k_tiles, 1), block_count=w_blocks)
         one_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, 1), block_count=1)
         s_high_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, 1), block_count=1)
         s_low_dfb = ttl.make_dataflow_buffer_like(x, shape=(1, 1), block_count=1)
@@ -163,11 +179,11 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
                 acts_written.if_src(send_token)
                 acts_written.if_dst(receive_token)
             for share in range(shares):
-                k = share * h_tiles
+                k = share * k_tiles
                 with share_dfb.reserve() as act_blk:
 
                     def send_act(pipe: ttl.Pipe) -> None:
-                        ttl.copy(act[0:1, k : k + h_tiles], act_blk).wait()
+                        ttl.copy(act[0:1, k : k + k_tiles], act_blk).wait()
                         ttl.copy(act_blk, pipe).wait()
 
                     def receive_act(pipe: ttl.Pipe) -> None:
@@ -175,10 +191,10 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
 
                     act_net.if_src(send_act)
                     act_net.if_dst(receive_act)
-            for t in range(first, last):
+            for unit in range((node * d_units) // nodes, ((node + 1) * d_units) // nodes):
                 with product_dfb.wait() as product:
-                    r = t // h_tiles
-                    n = t % h_tiles
+                    r = unit // h_tiles
+                    n = unit % h_tiles
                     ttl.copy(product, parts[r : r + 1, n : n + 1]).wait()
             with parts_written_dfb.reserve() as identity:
 
@@ -234,10 +250,12 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
                     pass
                 for share in range(shares):
                     with share_dfb.wait() as act_blk:
-                        for t in range(first, last):
-                            off = t // h_tiles - share
-                            for _ in range(1 // (1 + off * off)):  # once if t is of this share
-                                with w_dfb.wait() as w_blk, product_dfb.reserve() as product:
+                        for unit in range(
+                            (node * d_units) // nodes, ((node + 1) * d_units) // nodes
+                        ):
+                            off = unit // h_tiles - share
+                            for _ in range(1 // (1 + off * off)):  # once if it is of this share
+                                with down_dfb.wait() as w_blk, product_dfb.reserve() as product:
                                     product.store(act_blk @ w_blk)
                 with parts_written_dfb.wait() as identity:
                     for _ in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
@@ -248,6 +266,11 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
             cast_dfb = ttl.make_dataflow_buffer_like(
                 like("bf16"), shape=(h_tiles, 1), block_count=1
             )
+            cast_down_dfb = cast_dfb
+            if k_tiles != h_tiles:
+                cast_down_dfb = ttl.make_dataflow_buffer_like(
+                    like("bf16"), shape=(k_tiles, 1), block_count=1
+                )
 
             @ttl.compute()
             def compute():
@@ -288,12 +311,14 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
                     pass
                 for share in range(shares):
                     with share_dfb.wait() as act_blk:
-                        for t in range(first, last):
-                            off = t // h_tiles - share
-                            for _ in range(1 // (1 + off * off)):  # once if t is of this share
-                                with w_dfb.wait() as w_blk, cast_dfb.reserve() as cast:
+                        for unit in range(
+                            (node * d_units) // nodes, ((node + 1) * d_units) // nodes
+                        ):
+                            off = unit // h_tiles - share
+                            for _ in range(1 // (1 + off * off)):  # once if it is of this share
+                                with down_dfb.wait() as w_blk, cast_down_dfb.reserve() as cast:
                                     cast.store(ttl.math.typecast(w_blk, ttnn.bfloat16))
-                                with cast_dfb.wait() as cast, product_dfb.reserve() as product:
+                                with cast_down_dfb.wait() as cast, product_dfb.reserve() as product:
                                     product.store(act_blk @ cast)
                 with parts_written_dfb.wait() as identity:
                     for _ in range((node * h_tiles) // nodes, ((node + 1) * h_tiles) // nodes):
@@ -310,10 +335,10 @@ def geglu_mlp(config: MlpConfig) -> Mlp:
                     ttl.copy(up[0:h_tiles, t : t + 1], w_blk).wait()
                 with w_dfb.reserve() as w_blk:
                     ttl.copy(gate[0:h_tiles, t : t + 1], w_blk).wait()
-            for t in range(first, last):
-                k = (t // h_tiles) * h_tiles
-                n = t % h_tiles
-                with w_dfb.reserve() as w_blk:
-                    ttl.copy(down[k : k + h_tiles, n : n + 1], w_blk).wait()
+            for unit in range((node * d_units) // nodes, ((node + 1) * d_units) // nodes):
+                k = (unit // h_tiles) * k_tiles
+                n = unit % h_tiles
+                with down_dfb.reserve() as w_blk:
+                    ttl.copy(down[k : k + k_tiles, n : n + 1], w_blk).wait()
 
     return operation

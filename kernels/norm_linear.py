@@ -1,8 +1,8 @@
 """y = RMS(x) · w_norm @ w for one tile row: a norm and the projections behind it, in one launch.
 
-x [32, K] bf16; norm [32, K] bf16, the norm's weight repeated in every row; w [K, N] bf16 or bfp8,
-projections of the same input side by side (q | k | v, gate | up, or the head); y [32, N] bf16.
-K and N multiples of 32, all tiled, in DRAM.
+x [32, K] bf16; norm [32, K] bf16, the norm's weight repeated in every row; w [K, N] bf16, bfp8 or
+bfp4, projections of the same input side by side (q | k | v, gate | up, or the head); y [32, N]
+bf16. K and N multiples of 32, all tiled, in DRAM.
 
 Cores: node (0, 0) reads x and the norm's weight and multicasts both; every node normalises the row
 for itself, into L1, then multiplies it with its own columns of w, one at a time with the whole K.
@@ -14,9 +14,9 @@ The norm is that of `kernels.norm`: factor in two bf16 tiles, x̂ rounded to bf1
 reference's; here the whole row is one block, so the factor's column is broadcast over it.
 DRAM: x, norm, w once, y once.
 L1, in blocks of K/32 bf16 tiles: x, norm, a row (the squares, later x̂), a column of ones, and two
-columns of w; with bfp8 two of its own, and the block of ones later holds the column cast to bf16.
-K = 2560 takes 1.00 MB, with bfp8 0.85. bf16 fits up to K = 3744, bfp8 up to 4448; beyond that
-`rms_norm` and `linear_hp`.
+columns of w; with block floats two of its own, and the block of ones later holds the column cast
+to bf16. K = 2560 takes 1.00 MB, with bfp8 0.85. bf16 fits up to K = 3744, bfp8 up to 4448, bfp4 up
+to 4928; beyond that `rms_norm` and `linear_hp`.
 Reaches 1.0 to 1.6 roundings, as the reference would: x̂ rounds to bf16, and where one value of a row
 outweighs the rest, its rounding is the result's.
 """
@@ -62,7 +62,7 @@ class NormLinearConfig:
 
 def norm_linear(config: NormLinearConfig) -> Kernel:
     """The norm and its projections."""
-    return _norm_linear_bfp8(config) if config.weights == "bfp8" else _norm_linear_bf16(config)
+    return _norm_linear_bf16(config) if config.weights == "bf16" else _norm_linear_cast(config)
 
 
 def _stream_weights(config: NormLinearConfig, w: ttnn.Tensor, w_dfb: ttl.DataflowBuffer) -> None:
@@ -203,7 +203,7 @@ def _norm_linear_bf16(config: NormLinearConfig) -> Kernel:
     return operation
 
 
-def _norm_linear_bfp8(config: NormLinearConfig) -> Kernel:
+def _norm_linear_cast(config: NormLinearConfig) -> Kernel:
     k_tiles, n_tiles, grid_x = config.k // TILE, config.n // TILE, config.grid[0]
     nodes = config.grid[0] * config.grid[1]
     count_high_value, count_low_value = two_bf16(1 / config.k)

@@ -26,7 +26,7 @@ identities.
 
 The squares' sum and the factor, two bf16 tiles of 16 bits together, are `kernels.norm`'s idiom.
 Cores: all, at least two; weights are read by 80 and 80 (E4B), 64 and 96 (E2B) of 110.
-DRAM: G, P, pli, h once; m, h2, parts twice; w_ff, w, y once; s once a node.
+DRAM: G, P, pli, h, h2 once; m, parts twice; w_ff, w, y once; s once a node.
 L1: 4 H/32 + Rp H/32 tiles, the weights' blocks, and some 60 tiles: 1.07 MB for E4B. All 32 dataflow
 buffers but one, so the constants of the two norms and of gelu take turns in the same five. The
 program takes most of what a core has, too (multicasts to rows of the grid were too many).

@@ -16,7 +16,7 @@ h_out may be h: a tile of h is read by its owner alone, and before that writes h
 a: a is last read in the first turn, and x is first written behind the barrier.
 
 Cores: any grid. A row of nodes is enough: as many columns each as there are nodes in a row less.
-DRAM: a twice, h, w1, w2 once, h' and x written once, h' read once.
+DRAM: a twice; h, w1 (but for a tile), w2 once; h' once, read once more; x once.
 L1: 3 blocks of D/32 tiles, D/32 / C and 18 more: D = 5376 takes 1.11 MB on 8 nodes; one node takes
 up to D = 5280. The same on all boards.
 Reaches 1.2 roundings in h' and 2.4 in x, whose input may be off by one of h' already; bound 3.

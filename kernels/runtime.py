@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,8 @@ L1_BYTES = 1_461_760
 N150_L1_BYTES = 1_395_424
 """The same of an n150, whose cores have less."""
 MAX_BUFFERS = 32
+TRACE_REGION_BYTES = 256 << 20
+"""Of a device's DRAM, for recorded launches."""
 
 
 class RuntimeUnavailableError(Exception):
@@ -80,6 +83,9 @@ def choose(kind: Kind) -> None:
 
 
 def _simulator() -> _Chosen:
+    import torch
+
+    torch.set_num_threads(1)  # a product of tiles is too small to share: four times the work
     try:
         from kernels import simulator
     except ImportError as error:
@@ -128,21 +134,21 @@ if not TYPE_CHECKING:
 # --- What differs between the two ttnn, under one name ----------------------------------------
 
 
-def dtype(fmt: Format) -> Any:
-    """Ttnn's name of a number format.
+_NAMES: dict[Format, str] = {
+    "bf16": "bfloat16",
+    "bfp8": "bfloat8_b",
+    "bfp4": "bfloat4_b",
+    "f32": "float32",
+}
 
-    Raises:
-        RuntimeUnavailableError: the chosen runtime does not know it.
-    """
-    if fmt == "bfp4" and kind() == "sim":
-        raise RuntimeUnavailableError("the functional simulator knows no bfp4: take bfp8 weights")
-    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "f32": "float32"}
-    return getattr(_current().ttnn, names[fmt])
+
+def dtype(fmt: Format) -> Any:
+    """Ttnn's name of a number format."""
+    return getattr(_current().ttnn, _NAMES[fmt])
 
 
 def _format_of(native: Any) -> Format:
-    formats: tuple[Format, ...] = ("bf16", "bfp8", "f32")
-    return next(fmt for fmt in formats if dtype(fmt) == native)
+    return next(fmt for fmt in _NAMES if dtype(fmt) == native)
 
 
 def like(fmt: Format) -> Any:
@@ -156,7 +162,35 @@ def like(fmt: Format) -> Any:
 
 def open_device(device_id: int = 0) -> Any:
     """The accelerator; in the simulator a handle that means nothing."""
+    if can_trace():
+        return _current().ttnn.open_device(
+            device_id=device_id, trace_region_size=TRACE_REGION_BYTES
+        )
     return _current().ttnn.open_device(device_id=device_id)
+
+
+def can_trace() -> bool:
+    """Whether launches can be recorded: on a card. A simulated chip has slow dispatch only."""
+    return kind() == "tt" and not os.environ.get("TT_METAL_SLOW_DISPATCH_MODE")
+
+
+def record(device: Any, launch: Callable[[], object]) -> Any:
+    """Records what `launch` launches, without running it; nothing may be allocated meanwhile."""
+    real = _current().ttnn
+    trace = real.begin_trace_capture(device, cq_id=0)
+    launch()
+    real.end_trace_capture(device, trace, cq_id=0)
+    return trace
+
+
+def replay(device: Any, trace: Any) -> None:
+    """Launches again what was recorded, on the same addresses."""
+    _current().ttnn.execute_trace(device, trace, cq_id=0, blocking=False)
+
+
+def release(device: Any, trace: Any) -> None:
+    """Forgets a recording."""
+    _current().ttnn.release_trace(device, trace)
 
 
 def close_device(device: Any) -> None:
@@ -196,6 +230,54 @@ def load(file: Path, shape: tuple[int, int], fmt: Format, device: Any) -> Any:
     from kernels.tiles import from_tiles
 
     return put(from_tiles(map_tiles(file, shape, fmt), shape, fmt), fmt, device)
+
+
+def zeros(rows: int, columns: int, fmt: Format, device: Any) -> Any:
+    """A tensor of zeros in the device's DRAM, made there."""
+    if kind() == "sim":
+        import torch
+
+        return put(torch.zeros(rows, columns), fmt, device)
+    real = _current().ttnn
+    return real.zeros((rows, columns), dtype=dtype(fmt), layout=real.TILE_LAYOUT, device=device)
+
+
+def write(tensor: Any, values: torch.Tensor, fmt: Format) -> None:
+    """Replaces what a device tensor of that format holds; it stays where it is."""
+    real = _current().ttnn
+    host = real.from_torch(values.contiguous(), dtype=dtype(fmt), layout=real.TILE_LAYOUT)
+    if kind() == "sim":
+        tensor._tensor.copy_(host._tensor)
+    else:
+        real.copy_host_to_device_tensor(host, tensor)
+
+
+def copy_tile_rows(target: Any, source: Any, table: torch.Tensor, device: Any) -> None:
+    """Copies whole tile rows, which TT-Lang cannot address by data.
+
+    Args:
+        target: [n · 32, D] bf16
+        source: [m · 32, D] bf16
+        table: int32 [m]: where in the target tile row i of the source goes; −1: nowhere.
+        device: where the tensors are.
+    """
+    if kind() == "sim":
+        for i, row in enumerate(table.tolist()):
+            if row >= 0:
+                rows = slice(row * TILE, (row + 1) * TILE)
+                target._tensor[rows] = source._tensor[i * TILE : (i + 1) * TILE]
+        return
+    real = _current().ttnn
+    width = target.shape[-1]
+    where = real.from_torch(
+        table.unsqueeze(0), dtype=real.int32, layout=real.ROW_MAJOR_LAYOUT, device=device
+    )
+    real.experimental.paged_fill_cache(
+        real.reshape(target, (target.shape[0] // TILE, 1, TILE, width)),
+        real.reshape(source, (1, 1, source.shape[0], width)),
+        where,
+        batch_idx=0,
+    )
 
 
 def get(tensor: Any) -> torch.Tensor:

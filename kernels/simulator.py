@@ -8,7 +8,7 @@ and mends it; `ttl` and `ttnn` here are what kernels run on. The stock simulator
  3. hides a kernel's error behind an ImportError of its own printing;
  4. deep-copies every tensor for every node (8 GB at K = 10240);
  5. forgets a tensor's number format when it is sliced, so bytes are miscounted;
- 6. rounds nothing: neither tensors nor blocks, in bfloat16 or bfloat8_b;
+ 6. rounds nothing: neither tensors nor blocks, in bfloat16 or bfloat8_b, and has no bfloat4_b;
  7. lets a copy change the format and an expression mix formats, which the compiler refuses;
  8. reduces over tiles but not within them, and refuses to broadcast a 32-wide tile;
  9. refuses `block += a @ b` on a reserved block, `options=`, and has no `typecast`;
@@ -39,7 +39,7 @@ from typing import Any, cast
 
 import torch
 
-from kernels.block_float import BFP8_BITS, round_to_block_float
+from kernels.block_float import BFP4_BITS, BFP8_BITS, GROUP, round_to_block_float
 from kernels.runtime import L1_BYTES, MAX_BUFFERS
 
 # What the compiler has, of what the simulator offers. Its gelu is a table and so not here.
@@ -187,21 +187,45 @@ def _mend_errors() -> None:
 # --- 4, 5, 6: tensors -------------------------------------------------------------------------
 
 
-def is_bfloat8(dtype: Any) -> bool:
-    """Whether a ttnn format is block floating point with 8 bits."""
-    return bool(dtype == ttnn.bfloat8_b)
+_BFloat8: Any = ttnn._BFloat8BDtype
+
+
+class _BFloat4(_BFloat8):
+    """The format that the stock simulator lacks; its own checks take it for a bfloat8_b."""
+
+    def size_in_bytes(self, n_elements: int) -> int:
+        return n_elements // 2 + n_elements // GROUP
+
+    def __repr__(self) -> str:
+        return "bfloat4_b"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat4)
+
+    def __hash__(self) -> int:
+        return hash("bfloat4_b")
+
+
+def _block_float_bits(dtype: Any) -> int | None:
+    """Of a mantissa, if a ttnn format is a block float."""
+    if dtype == ttnn.bfloat4_b:
+        return BFP4_BITS
+    return BFP8_BITS if dtype == ttnn.bfloat8_b else None
 
 
 def rounded(values: torch.Tensor, dtype: Any) -> torch.Tensor:
     """`values` (float32) as a number format holds them, in float32."""
-    if is_bfloat8(dtype):
-        return round_to_block_float(values, BFP8_BITS)
+    bits = _block_float_bits(dtype)
+    if bits is not None:
+        return round_to_block_float(values, bits)
     if dtype in (torch.bfloat16, torch.float16):
         return values.to(dtype).float()
     return values
 
 
 def _mend_tensors() -> None:
+    ttnn.bfloat4_b = _BFloat4()
+    ttnn._CUSTOM_DTYPE_BACKING[_BFloat4] = ttnn._CUSTOM_DTYPE_BACKING[_BFloat8]
     stock_slice: Callable[[Any, Any], Any] = Tensor.__getitem__
     stock_from_torch: Callable[..., Any] = ttnn.from_torch
 
@@ -507,8 +531,8 @@ def counting() -> Generator[Traffic]:
 
 def tile_bytes(dtype: Any) -> int:
     """Bytes of one 32 × 32 tile."""
-    if is_bfloat8(dtype):
-        return 1088
+    if _block_float_bits(dtype) is not None:
+        return dtype.size_in_bytes(1024)
     return 1024 * torch.tensor([], dtype=dtype).element_size()
 
 

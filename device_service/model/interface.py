@@ -32,8 +32,7 @@ class ModelInfo:
     """Rows one step may have."""
     max_top_candidates: int
     ring_size: int
-    """Positions that the sliding rings hold: window - 1 + max_rows; `context_length` where no layer
-    slides."""
+    """Positions that the sliding rings hold; `context_length` where no layer slides."""
     max_rewind: int
     """How far below its high-water mark (the most positions it has held since it last started at
     0) a slot may start a span. A mark of at most `ring_size` has overwritten nothing: then any

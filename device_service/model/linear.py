@@ -12,7 +12,8 @@ every row count. Measured on 2 cores, bfloat16, matrices of 1536 × 12288 (GB of
 | 32 | 16 | – | 22 |
 | 256 | 3.6 | – | 3.8 |
 
-In float32 it is 2 to 6 times as fast as F.linear. Elsewhere, and on other devices, F.linear runs.
+In float32 it is 2 to 6 times as fast as F.linear. Elsewhere, on other devices, and in bfloat16 on
+processors without AVX-512 or AVX-NE-CONVERT, F.linear runs.
 
 A packed row's result does not depend on the rows beside it, bit for bit: from 2 rows on, oneDNN
 sums in one order whatever their number. Alone, a row would take another way, so it gets company;
@@ -88,14 +89,20 @@ def make_linear(weights: Sequence[Tensor], dtype: torch.dtype, device: torch.dev
         device: to compute on.
     """
     stacked = torch.cat([weight.to(dtype) for weight in weights]).to(device)
-    return PackedLinear(stacked) if can_pack(device) else PlainLinear(stacked)
+    return PackedLinear(stacked) if can_pack(device, dtype) else PlainLinear(stacked)
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether weights on a device are packed, and rows so independent of each other to the bit."""
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights are packed, and rows so independent of each other to the bit.
+
+    Args:
+        device: where they are to be.
+        dtype: their own: oneDNN refuses bfloat16 on processors without instructions for it.
+    """
     return (
         device.type == "cpu"
         and platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and (dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

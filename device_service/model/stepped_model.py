@@ -43,9 +43,10 @@ def model_info(
     backend: str,
     precision: str,
     accelerator: str,
+    ring_size: int,
+    max_rewind: int,
 ) -> ModelInfo:
     """A loaded model's identity, from its files, and limits, from its configuration."""
-    window = next((x.window for x in config.layers if x.window is not None), None)
     return ModelInfo(
         architecture=config.model_type,
         name=model_dir.resolve().name,
@@ -54,8 +55,8 @@ def model_info(
         num_slots=num_slots,
         max_rows=max_rows,
         max_top_candidates=min(MAX_TOP_CANDIDATES, config.vocab_size),
-        ring_size=context_length if window is None else window - 1 + max_rows,
-        max_rewind=context_length if window is None else max_rows,
+        ring_size=ring_size,
+        max_rewind=max_rewind,
         bos_token_id=config.bos_token_id,
         eos_token_ids=config.eos_token_ids,
         pad_token_id=config.pad_token_id,

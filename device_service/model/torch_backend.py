@@ -84,6 +84,7 @@ class TorchModel(SteppedModel):
         checkpoint = Checkpoint.open(model_dir, config)
         with torch.inference_mode():
             decoder = TorchDecoder(config, checkpoint, _DTYPES[dtype], target, report)
+        window = next((x.window for x in config.layers if x.window is not None), None)
         info = model_info(
             config,
             checkpoint,
@@ -94,6 +95,8 @@ class TorchModel(SteppedModel):
             backend="torch",
             precision=dtype,
             accelerator=_accelerator(target),
+            ring_size=context_length if window is None else window - 1 + max_rows,
+            max_rewind=context_length if window is None else max_rows,
         )
         checkpoint.release_pages()
         return cls(config, decoder, info, target)

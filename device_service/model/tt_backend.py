@@ -19,11 +19,16 @@ from device_service.model.interface import ModelInfo, ReportProgress, StepBatch
 from device_service.model.step_logits import StepLogits
 from device_service.model.stepped_model import SteppedModel, model_info
 from device_service.model.tt_boards import BOARDS, Board
-from device_service.model.tt_plan import make_plan
+from device_service.model.tt_bundle import Bundle, BundleWeights
+from device_service.model.tt_plan import Precision, make_plan
+from device_service.model.tt_staging import stride
+from device_service.model.tt_tensors import Tensors
+from device_service.model.tt_weights import CheckpointWeights, TtWeights
 from kernels import runtime
+from kernels.runtime import TILE
 
 Backend = Literal["sim", "tt"]
-MAX_ROWS = runtime.TILE
+MAX_ROWS = TILE
 """One tile row."""
 
 
@@ -43,6 +48,8 @@ class TtModel(SteppedModel):
         *,
         backend: Backend,
         board: str,
+        precision: Precision | None,
+        bundle_dir: Path | None,
         num_slots: int,
         context_length: int,
         max_rows: int,
@@ -54,7 +61,10 @@ class TtModel(SteppedModel):
             model_dir: config.json and safetensors files.
             backend: "sim", the functional simulator, or "tt", real ttnn.
             board: a name in `tt_boards.BOARDS`.
-            num_slots: sequences that may be in flight.
+            precision: of the weights; None: the bundle's, without one bf16.
+            bundle_dir: weights prepared by `device_service.prepare` from this checkpoint, for this
+                board and in this precision; without it, they are converted now.
+            num_slots: sequences that may be in flight; at most 32.
             context_length: positions a sequence may have.
             max_rows: rows of a step; at most 32.
             report: gets lines of progress.
@@ -62,6 +72,7 @@ class TtModel(SteppedModel):
         Raises:
             ConfigError: config.json is wrong or not served.
             CheckpointError: a file or tensor is missing or wrong.
+            BundleError: the bundle is damaged, stale or another one.
             TtShapeError: the kernels' tiles do not divide the model.
             PlanError: it does not fit the board, or an argument is out of its limits.
             RuntimeUnavailableError: this Python lacks the runtime.
@@ -69,26 +80,48 @@ class TtModel(SteppedModel):
         config = load_config(model_dir)
         rows = min(max_rows, MAX_ROWS)
         place: Board = BOARDS[board]
+        checkpoint = Checkpoint.open(model_dir, config)
+        bundle = None
+        if bundle_dir is not None:
+            bundle = Bundle.open(
+                bundle_dir,
+                config,
+                checkpoint_digest=checkpoint.digest(),
+                board=board,
+                precision=precision,
+            )
+            precision = bundle.manifest.precision
+        precision = precision or "bf16"
         plan = make_plan(
             config,
             place,
-            precision="bf16",
+            precision=precision,
             slots=num_slots,
             context_length=context_length,
             max_rows=rows,
         )
-        checkpoint = Checkpoint.open(model_dir, config)
         runtime.choose(backend)
         from device_service.model.tt_decoder import TtDecoder
         from device_service.model.tt_operations import Operations
 
         report(f"planned for a {board}: {plan.total_bytes / 2**30:.2f} GiB of its DRAM")
         device = runtime.open_device()
-        operations = Operations(place.grid, device)
+        tensors = Tensors(device)
+        weights: TtWeights
+        if bundle is None:
+            weights = CheckpointWeights(checkpoint, config, device, precision, report)
+        else:
+            weights = BundleWeights(bundle, checkpoint, config, device, report)
         with torch.inference_mode():
             decoder = TtDecoder(
-                config, checkpoint, device, operations, num_slots, context_length, report
+                config,
+                weights,
+                tensors,
+                Operations(place.grid, tensors),
+                num_slots,
+                context_length,
             )
+        sliding = [x for x in config.layers if x.window is not None]
         info = model_info(
             config,
             checkpoint,
@@ -97,8 +130,10 @@ class TtModel(SteppedModel):
             context_length=context_length,
             max_rows=rows,
             backend=backend,
-            precision="bfloat16",
+            precision="bfloat16" if precision == "bf16" else f"{precision} weights, bfloat16",
             accelerator=runtime.accelerator(board),
+            ring_size=min((stride(x, context_length) for x in sliding), default=context_length),
+            max_rewind=TILE if sliding else context_length,
         )
         checkpoint.release_pages()
         return cls(config, decoder, info, device)

@@ -45,11 +45,11 @@ BOARDS: Mapping[str, Board] = MappingProxyType(
     {
         board.name: board
         for board in (
-            Board("p150", P150_GRID, 8 * 4_280_000_000, 512e9, 0.90),
-            Board("p100", P150_GRID, 7 * 4_280_000_000, 448e9, 0.90),
-            Board("n150", N150_GRID, 12 * GIB, 288e9, 0.92),
-            Board("n300", N150_GRID, 12 * GIB, 288e9, 0.92),
+            Board("p150", P150_GRID, 8 * 4_278_190_016, 512e9, 0.90),
+            Board("p100", P150_GRID, 7 * 4_278_190_016, 448e9, 0.90),
+            Board("n150", N150_GRID, 12 * 1_073_741_792, 288e9, 0.92),
+            Board("n300", N150_GRID, 12 * 1_073_741_792, 288e9, 0.92),
         )
     }
 )
-"""By name. n300 is one of its two chips. A Blackhole's banks are as ttnn's allocator tells them."""
+"""By name. n300 is one of its two chips. Banks are as ttnn's allocator tells them."""

@@ -1,74 +1,34 @@
 """The decoder in kernels: rows of a step in, logits of the rows that are read out.
 
 One tile row of activations goes from kernel to kernel through the device's DRAM; what a step needs
-besides (masks, tables, selections) is uploaded before its first kernel. Runs on the functional
-simulator and on real ttnn alike: `kernels.runtime` was chosen before this is imported. Shapes use
-the key of `README.md`.
+besides (masks, tables, selections) is uploaded before its first kernel. A layer is eight launches
+at most. Runs on the functional simulator and on real ttnn alike: `kernels.runtime` was chosen
+before this is imported. Shapes use the key of `README.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 
-from device_service.model.architecture import LayerConfig, LayerKind, ModelConfig
-from device_service.model.checkpoint import Checkpoint
-from device_service.model.interface import ReportProgress, StepBatch
-from device_service.model.tt_operations import Operations
-from device_service.model.tt_step import KindStep, Row, kind_step, rows_of, slots_in_use
-from device_service.model.tt_weights import (
-    LayerWeights,
-    WeightReader,
-    padded_head,
-    values_apart,
-)
-from kernels import runtime
-from kernels.gelu_mul import GELU_TILES
-from kernels.kv_append import append_selection
-from kernels.runtime import TILE, Format
-
-Tensor = Any
-"""A tensor of the chosen runtime, in the device's DRAM."""
+from device_service.model.architecture import LayerConfig, ModelConfig
+from device_service.model.interface import StepBatch
+from device_service.model.tt_caches import Caches
+from device_service.model.tt_inputs import DeviceKindStep, Embeddings, upload_kind
+from device_service.model.tt_operations import LayerShape, Operations
+from device_service.model.tt_plan import FORMATS
+from device_service.model.tt_staging import STAGED_TILES, Staging, part
+from device_service.model.tt_step import Row, kind_step, rows_of
+from device_service.model.tt_tensors import Tensor, Tensors
+from device_service.model.tt_traces import Traces
+from device_service.model.tt_weights import TtWeights, padded_head
+from kernels.runtime import TILE
 
 Observe = Callable[[int, torch.Tensor], None]
 """Gets a layer's index and its residual stream, [B, D]."""
 
-FULL_LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
-"""Length buckets of full layers: a program is compiled for each that is needed."""
-
-_F32 = frozenset({"q_norm", "k_norm"})
-"""Weights that stay in float32: the head norms."""
-
-
-@dataclass(slots=True)
-class Caches:
-    """Keys and values of one layer, all slots: [slots · K · S, H] each, padded heads."""
-
-    k: Tensor
-    v: Tensor
-    length: int
-    """S"""
-
-
-@dataclass(frozen=True, slots=True)
-class _DeviceWave:
-    to_units: Tensor
-    from_units: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _DeviceStep:
-    """A `KindStep`, uploaded."""
-
-    cos: Tensor
-    sin: Tensor
-    append: Tensor
-    waves: tuple[_DeviceWave, ...]
-    chunks: int
+Weights = Mapping[str, Tensor]
 
 
 class TtDecoder:
@@ -77,49 +37,28 @@ class TtDecoder:
     def __init__(
         self,
         config: ModelConfig,
-        checkpoint: Checkpoint,
-        device: Tensor,
+        weights: TtWeights,
+        tensors: Tensors,
         operations: Operations,
         num_slots: int,
         context_length: int,
-        report: ReportProgress,
     ) -> None:
         self._config = config
-        self._device = device
+        self._tensors = tensors
         self._operations = operations
-        self._num_slots = -(-num_slots // 2) * 2  # units of attention are made by two cores or more
+        self._num_slots = num_slots
         self._context_length = context_length
-        reader = WeightReader(checkpoint, config)
-        self._embeddings = checkpoint.tensor("embed_tokens.weight")
-        self._embedding_scale = float(torch.tensor(config.hidden_size**0.5, dtype=torch.bfloat16))
-        self._lm_head = self._put(reader.matrix("embed_tokens"))
-        self._norm = self._put(reader.norm("norm"))
-        if config.per_layer_input_size:
-            self._per_layer_embeddings = checkpoint.tensor("embed_tokens_per_layer.weight")
-            self._per_layer_projection = checkpoint.tensor(
-                "per_layer_model_projection.weight"
-            ).bfloat16()
-            self._per_layer_norm = reader.norm("per_layer_projection_norm")[0]
-        self._kinds = {layer.kind: layer for layer in config.layers}
-        self._layers: list[Mapping[str, Tensor]] = []
-        for layer in config.layers:
-            self._layers.append(self._upload(reader.layer(layer)))
-            checkpoint.release_pages()
-            if (layer.index + 1) % 10 == 0 or layer is config.layers[-1]:
-                report(f"loaded {layer.index + 1} of {len(config.layers)} layers")
-        self._gelu = self._put(torch.cat([torch.full((TILE, TILE), x) for x in GELU_TILES], dim=1))
-        self._ones = self._put(torch.ones(TILE, TILE))
-        self._buffers: dict[tuple[str, int, int], Tensor] = {}
-        self._caches: dict[int, Caches] = {}
-        self.clear()
+        self._formats = FORMATS[weights.precision]
+        self._embeddings = Embeddings(config, weights)
+        self._head = weights.head()
+        self._layers: list[Weights] = [weights.layer(layer) for layer in config.layers]
+        self._staging = Staging(num_slots)
+        self._caches = Caches(config.layers, num_slots, context_length, tensors)
+        self._traces = Traces(tensors)
 
     def clear(self) -> None:
-        """Empties all slots."""
-        self._caches = {
-            layer.index: self._new_caches(layer, self._length(layer, 0))
-            for layer in self._config.layers
-            if layer.owns_kv
-        }
+        """Empties all slots: what they hold is masked from now on."""
+        self._staging.clear()
 
     def run(self, batch: StepBatch, observe: Observe | None = None) -> torch.Tensor | None:
         """Runs a step's rows.
@@ -132,211 +71,167 @@ class TtDecoder:
             Logits [R, V] of the rows that are read, before the softcap; None if there are none.
         """
         rows = rows_of(batch)
-        ids = torch.tensor([row.token_id for row in rows])
-        embedded = self._embed(ids)
-        per_layer = self._per_layer_inputs(ids, embedded)
-        steps = self._upload_step(rows)
-        h = self._put_rows(embedded)
-        for layer in self._config.layers:
-            inputs = None if per_layer is None else per_layer[:, layer.index]
-            h = self._layer(layer, h, steps[layer.kind], inputs)
-            if observe is not None:
-                observe(layer.index, runtime.get(h)[: len(rows)].clone())
+        ends = [(x.slot, x.start, x.start + len(x.token_ids) - 1) for x in batch.spans]
+        self._caches.move(self._staging.place(ends))
+        steps = self._upload_steps(rows)
+        ids = [row.token_id for row in rows]
+        embedded = self._embeddings.of(ids)
+        inputs = self._upload_per_layer(ids, embedded)
+        h = self._tensors.upload("embedded", embedded)
         read = [i for i, row in enumerate(rows) if row.is_read]
-        return runtime.get(self._logits(h))[read] if read else None
+
+        def see(index: int, residual: Tensor) -> None:
+            if observe is not None:
+                observe(index, self._tensors.get(residual)[: len(rows)].clone())
+
+        def launch() -> Tensor:
+            last = self._run_layers(h, steps, inputs, see, whole=bool(read))
+            return self._logits(last) if read else last
+
+        shapes = tuple((kind, step.sizes.shape) for kind, step in steps.items())
+        shape = (shapes, bool(read))
+        result = self._traces.run(shape, launch) if observe is None else launch()
+        return self._tensors.get(result)[read] if read else None
+
+    def _run_layers(
+        self,
+        h: Tensor,
+        steps: Mapping[str, DeviceKindStep],
+        inputs: Mapping[int, Tensor],
+        see: Callable[[int, Tensor], None],
+        *,
+        whole: bool,
+    ) -> Tensor:
+        """The residual stream behind the last layer, or, if not `whole`, the last that writes keys.
+
+        What follows that one need not run for rows that nobody reads.
+        """
+        count = len(self._layers) if whole else self._config.first_shared_layer
+        for layer in self._config.layers[:count]:
+            h = self._layer(layer, h, steps[layer.kind.value], inputs.get(layer.index))
+            see(layer.index, h)
+        return h
+
+    # --- what a step brings -----------------------------------------------------------------------
+
+    def _upload_steps(self, rows: Sequence[Row]) -> Mapping[str, DeviceKindStep]:
+        """One for each kind of layer: all layers of a kind have the same heads."""
+        kinds = {layer.kind.value: layer for layer in self._config.layers}
+        return {
+            kind: upload_kind(
+                kind, kind_step(layer, rows, self._num_slots, self._context_length), self._tensors
+            )
+            for kind, layer in kinds.items()
+        }
+
+    def _upload_per_layer(self, ids: list[int], embedded: torch.Tensor) -> Mapping[int, Tensor]:
+        """Each layer's [32, P]; none where the model has none."""
+        if not self._config.per_layer_input_size:
+            return {}
+        inputs = self._embeddings.per_layer(ids, embedded)
+        return {i: self._tensors.upload(f"pli {i}", one) for i, one in enumerate(inputs)}
 
     # --- one layer --------------------------------------------------------------------------------
 
     def _layer(
-        self, layer: LayerConfig, h: Tensor, step: _DeviceStep, per_layer_input: torch.Tensor | None
+        self, layer: LayerConfig, h: Tensor, step: DeviceKindStep, per_layer_input: Tensor | None
     ) -> Tensor:
         ops, eps, d = self._operations, self._config.rms_norm_eps, self._config.hidden_size
-        weights = self._layers[layer.index]
-        x = self._run(ops.rms_norm(d, eps), "x", d, h, weights["input_norm"])
-        a = self._attention(layer, x, step, weights)
-        norm = ops.residual_norm(d, eps)
-        h = self._run(norm, "h1", d, a, weights["post_attention_norm"], h, self._ones)
-        y = self._run(ops.rms_norm(d, eps), "x", d, h, weights["pre_feedforward_norm"])
-        m = self._feed_forward(layer, y, weights)
-        scale = weights["scalar"] if per_layer_input is None else self._ones
-        h = self._run(norm, "h2", d, m, weights["post_feedforward_norm"], h, scale)
+        weights, f = self._layers[layer.index], layer.intermediate_size
+        a = self._attention(layer, h, step, weights)
+        h1, x, m, y = (self._buffer(name, d) for name in ("h1", "x", "m", f"h {layer.index % 2}"))
+        ops.residual_norms(d, eps)(
+            a, weights["post_attention_norm"], h, weights["pre_feedforward_norm"], h1, x
+        )
+        ops.mlp(d, f, self._formats["mlp"])(x, weights["gate"], weights["up"], weights["down"], m)
+        post = weights["post_feedforward_norm"]
         if per_layer_input is None:
-            return h
-        p = self._per_layer_block(h, per_layer_input, weights)
-        post = weights["post_per_layer_norm"]
-        return self._run(norm, "h", d, p, post, h, weights["scalar"])
+            ops.residual_norm(d, eps)(m, post, h1, weights["scalar"], y)
+            return y
+        ops.ple(d, self._config.per_layer_input_size, eps)(
+            m,
+            post,
+            h1,
+            per_layer_input,
+            weights["per_layer_gate"],
+            weights["per_layer_projection"],
+            weights["post_per_layer_norm"],
+            weights["scalar"],
+            y,
+        )
+        return y
 
     def _attention(
-        self, layer: LayerConfig, x: Tensor, step: _DeviceStep, weights: Mapping[str, Tensor]
+        self, layer: LayerConfig, h: Tensor, step: DeviceKindStep, weights: Weights
     ) -> Tensor:
-        """`o_proj · softmax(q · kᵀ + mask) · v`."""
-        ops, size = self._operations, padded_head(layer.head_dim)
-        heads, kv_heads, d = layer.num_heads, layer.num_kv_heads, self._config.hidden_size
-        q = self._queries(layer, x, step, weights)
-        caches = self._caches[layer.kv_source]
-        units, length = step.chunks * kv_heads, caches.length
-        shape = (heads, kv_heads, size, step.chunks)
-        spread = self._buffer("units", units * TILE, size)
-        out = self._buffer("attended", units * TILE, size)
-        attended = None
-        for n, wave in enumerate(step.waves):
-            ops.to_heads(*shape)(q, wave.to_units, spread)
-            ops.attention(units, length, size)(spread, caches.k, caches.v, wave.mask, out)
-            back = self._buffer(f"wave {n}", TILE, heads * size)
-            ops.from_heads(*shape)(out, wave.from_units, back)
-            if attended is None:
-                attended = back
-            else:  # each wave has rows of its own, zeros elsewhere
-                add, total = ops.residual_add(heads * size), f"waves to {n}"
-                attended = self._run(add, total, heads * size, attended, back)
-        return self._run(ops.linear(heads * size, d), "a", d, attended, weights["o"])
-
-    def _queries(
-        self, layer: LayerConfig, x: Tensor, step: _DeviceStep, weights: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Queries of the step's rows; its keys and values go to the cache on the way."""
-        ops, size, d = self._operations, padded_head(layer.head_dim), self._config.hidden_size
-        own = layer.num_kv_heads if layer.owns_kv else 0
-        apart = values_apart(layer)
-        parts = own if apart else 2 * own
-        width = (layer.num_heads + parts) * size
-        qkv = self._run(ops.linear(d, width), "qkv", width, x, weights["qkv"])
-        split = ops.qkv_heads(
-            layer.num_heads, own, size, layer.head_dim, apart, self._config.rms_norm_eps
+        """`o_proj · softmax(q · kᵀ + mask) · v` of the normed residual stream."""
+        ops, d, fmt = self._operations, self._config.hidden_size, self._formats["attention"]
+        shape, sizes, tables = _shape(layer), step.sizes, step.tables
+        cache = self._caches.of(layer)
+        qkv = self._projections(layer, h, weights)
+        units = sizes.chunks * shape.kv_heads * TILE
+        q = self._tensors.buffer("q", units, shape.head_dim)
+        out = self._tensors.buffer("attended", units, shape.head_dim)
+        self._split(layer, qkv, step, q, weights)
+        masks = tables["mask"], tables["mask_staged"]
+        ops.attention(shape, sizes.slots, sizes.waves, sizes.length, cache.stride, part(layer))(
+            q, cache.k, cache.v, cache.k_staged, cache.v_staged, *masks, out
         )
-        q = self._buffer("q", TILE, layer.num_heads * size)
-        if not own:
-            split(qkv, weights["q_norm"], step.cos, step.sin, q)
-            return q
-        k, v = self._buffer("k", TILE, own * size), self._buffer("v", TILE, own * size)
-        split(qkv, weights["q_norm"], weights["k_norm"], step.cos, step.sin, q, k, v)
-        if not layer.value_norm:
-            v = self._run(ops.linear(d, own * size), "v_raw", own * size, x, weights["v"])
-        caches = self._caches[layer.index]
-        append = ops.kv_append(self._num_slots, own, size, caches.length)
-        append(k, v, step.append, caches.k, caches.v)
-        return q
+        a = self._buffer("a", d)
+        ops.attention_out(shape, sizes.chunks, d, fmt)(out, tables["from_units"], weights["o"], a)
+        return a
 
-    def _feed_forward(self, layer: LayerConfig, y: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """`down(gelu(gate y) ⊙ up y)`."""
-        ops, d, f = self._operations, self._config.hidden_size, layer.intermediate_size
-        gate = self._run(ops.linear(d, f), "gate", f, y, weights["gate"])
-        up = self._run(ops.linear(d, f), "up", f, y, weights["up"])
-        act = self._run(ops.gelu_mul(f), "act", f, gate, up, self._gelu)
-        return self._run(ops.linear(f, d), "m", d, act, weights["down"])
+    def _projections(self, layer: LayerConfig, h: Tensor, weights: Weights) -> Tensor:
+        """q, k and v of the normed residual stream, side by side, raw."""
+        d, eps = self._config.hidden_size, self._config.rms_norm_eps
+        parts = (1 if layer.k_eq_v else 2) * layer.num_kv_heads if layer.owns_kv else 0
+        width = (layer.num_heads + parts) * padded_head(layer.head_dim)
+        qkv = self._buffer("qkv", width)
+        project = self._operations.norm_linear(d, width, self._formats["attention"], eps)
+        project(h, weights["input_norm"], weights["qkv"], qkv)
+        return qkv
 
-    def _per_layer_block(
-        self, h: Tensor, inputs: torch.Tensor, weights: Mapping[str, Tensor]
-    ) -> Tensor:
-        """`per_layer_projection(gelu(per_layer_input_gate h) ⊙ pli)`."""
-        ops, d, p = self._operations, self._config.hidden_size, self._config.per_layer_input_size
-        gate = self._run(ops.linear(d, p), "p_gate", p, h, weights["per_layer_gate"])
-        act = self._run(ops.gelu_mul(p), "p_act", p, gate, self._put_rows(inputs), self._gelu)
-        return self._run(ops.linear(p, d), "p", d, act, weights["per_layer_projection"])
+    def _split(
+        self, layer: LayerConfig, qkv: Tensor, step: DeviceKindStep, q: Tensor, weights: Weights
+    ) -> None:
+        """Queries to attention's units; keys and values of all rows to staging."""
+        ops, shape, tables = self._operations, _shape(layer), step.tables
+        split = ops.qkv_units(shape, step.sizes.chunks, layer.owns_kv, self._config.rms_norm_eps)
+        selections = tables["to_units"], tables["tokens"]
+        inputs = (qkv, *selections, weights["head_norms"], tables["cos"], tables["sin"])
+        if not layer.owns_kv:
+            split(*inputs, q)
+            return
+        width = shape.kv_heads * shape.head_dim
+        k = self._buffer("k", width)
+        if layer.value_norm:
+            v = self._buffer("v", width)
+            split(*inputs, q, k, v)
+        else:
+            v = qkv
+            split(*inputs, q, k)
+        cache = self._caches.of(layer)
+        append = ops.kv_append(shape, step.sizes.slots, STAGED_TILES)
+        append(k, v, tables["append"], cache.k_staged, cache.v_staged)
 
     def _logits(self, h: Tensor) -> Tensor:
         ops, d, v = self._operations, self._config.hidden_size, self._config.vocab_size
-        x = self._run(ops.rms_norm(d, self._config.rms_norm_eps), "x", d, h, self._norm)
-        return self._run(ops.linear(d, v), "logits", v, x, self._lm_head)
+        normed, logits = self._buffer("final", d), self._buffer("logits", v)
+        ops.rms_norm(d, self._config.rms_norm_eps)(h, self._head["norm"], normed)
+        ops.linear(d, v, self._formats["lm_head"])(normed, self._head["lm_head"], logits)
+        return logits
 
-    # --- what a step is made of -------------------------------------------------------------------
+    def _buffer(self, name: str, width: int) -> Tensor:
+        """A tile row of that name."""
+        return self._tensors.buffer(name, TILE, width)
 
-    def _upload_step(self, rows: Sequence[Row]) -> Mapping[LayerKind, _DeviceStep]:
-        slots = slots_in_use(rows, self._num_slots)
-        last = max(row.position for row in rows)
-        for layer in self._config.layers:
-            if layer.owns_kv:
-                self._grow(layer, self._length(layer, last))
-        return {
-            kind: self._upload_kind(
-                layer, kind_step(layer, rows, slots, self._caches[layer.kv_source].length), slots
-            )
-            for kind, layer in self._kinds.items()
-        }
 
-    def _upload_kind(self, layer: LayerConfig, step: KindStep, slots: int) -> _DeviceStep:
-        tiles = self._caches[layer.kv_source].length // TILE
-        waves = tuple(
-            _DeviceWave(self._put(w.to_units), self._put(w.from_units), self._put(w.mask))
-            for w in step.waves
-        )
-        append = append_selection(step.places, self._num_slots, tiles)
-        return _DeviceStep(
-            self._put(step.cos), self._put(step.sin), self._put(append), waves, slots
-        )
-
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """`e = E[id] · dtype(√D)`: float32 [B, D]."""
-        return self._embeddings[ids].float() * self._embedding_scale
-
-    def _per_layer_inputs(self, ids: torch.Tensor, e: torch.Tensor) -> torch.Tensor | None:
-        """`pli = (ctx + tok) / √2`: [B, L, P], on the host; None where there are none."""
-        config, size = self._config, self._config.per_layer_input_size
-        if not size:
-            return None
-        shape = (len(ids), len(config.layers), size)
-        tok = self._per_layer_embeddings[ids].float().view(shape) * size**0.5
-        ctx = torch.nn.functional.linear(e.bfloat16(), self._per_layer_projection)
-        ctx = ctx.view(shape).float() * config.hidden_size**-0.5
-        norm = self._per_layer_norm
-        ctx = torch.nn.functional.rms_norm(ctx, (size,), norm, config.rms_norm_eps)
-        return (ctx + tok) * 2.0**-0.5
-
-    # --- caches -----------------------------------------------------------------------------------
-
-    def _length(self, layer: LayerConfig, last_position: int) -> int:
-        """Places of a slot's cache, so that it holds `last_position`."""
-        if layer.window is not None:
-            return -(-(layer.window - 1 + TILE) // TILE) * TILE
-        whole = -(-self._context_length // TILE) * TILE
-        return min(whole, next(n for n in FULL_LENGTHS if n > last_position))
-
-    def _new_caches(self, layer: LayerConfig, length: int) -> Caches:
-        shape = (self._num_slots * layer.num_kv_heads * length, padded_head(layer.head_dim))
-        return Caches(self._put(torch.zeros(shape)), self._put(torch.zeros(shape)), length)
-
-    def _grow(self, layer: LayerConfig, length: int) -> None:
-        """Moves a cache to a longer bucket. Seldom: each bucket is twice the one before."""
-        old = self._caches[layer.index]
-        if length <= old.length:
-            return
-        new = self._new_caches(layer, length)
-
-        def longer(cache: Tensor) -> Tensor:
-            held = runtime.get(cache).view(-1, old.length, padded_head(layer.head_dim))
-            room = (0, 0, 0, length - old.length)
-            return self._put(torch.nn.functional.pad(held, room).flatten(0, 1))
-
-        new.k, new.v = longer(old.k), longer(old.v)
-        self._caches[layer.index] = new
-
-    # --- tensors ----------------------------------------------------------------------------------
-
-    def _run(
-        self, operation: Callable[..., None], name: str, width: int, *inputs: Tensor
-    ) -> Tensor:
-        """Runs an operation whose last operand is its output, into the buffer of that name."""
-        out = self._buffer(name, TILE, width)
-        operation(*inputs, out)
-        return out
-
-    def _buffer(self, name: str, rows: int, width: int) -> Tensor:
-        key = (name, rows, width)
-        if key not in self._buffers:
-            self._buffers[key] = self._put(torch.zeros(rows, width))
-        return self._buffers[key]
-
-    def _put(self, tensor: torch.Tensor, fmt: Format = "bf16") -> Tensor:
-        return runtime.put(tensor, fmt, self._device)
-
-    def _put_rows(self, rows: torch.Tensor) -> Tensor:
-        """[B, n] → a tile row, zeros behind."""
-        return self._put(torch.nn.functional.pad(rows, (0, 0, 0, TILE - len(rows))))
-
-    def _upload(self, weights: LayerWeights) -> Mapping[str, Tensor]:
-        found = {field.name: getattr(weights, field.name) for field in fields(weights)}
-        return {
-            name: self._put(tensor, "f32" if name in _F32 else "bf16")
-            for name, tensor in found.items()
-            if tensor is not None
-        }
+def _shape(layer: LayerConfig) -> LayerShape:
+    return LayerShape(
+        layer.num_heads,
+        layer.num_kv_heads,
+        padded_head(layer.head_dim),
+        layer.head_dim,
+        layer.k_eq_v,
+        layer.value_norm,
+    )

@@ -1,52 +1,77 @@
 """The kernels by name, each compiled once for its sizes and spread over the board's cores.
 
-Knows kernels and grids; knows no model. Import it only after `kernels.runtime.choose`.
+Knows kernels, grids and the scratch that kernels want; knows no model. Import it only after
+`kernels.runtime.choose`. Every method returns an operation over device tensors; operands are named
+in the order of the call, the outputs last. Sizes are in elements, bf16 where nothing else is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 
+from device_service.model.tt_tensors import Tensor, Tensors
 from kernels import runtime
-from kernels.attention import AttentionConfig, flash_attention
+from kernels.attention import AttentionConfig, attention
+from kernels.attention_out import AttentionOutConfig, attention_out
 from kernels.bands import bands_for
-from kernels.elementwise import ElementwiseConfig, residual_add
-from kernels.gelu_mul import GeluMulConfig, gelu_mul
-from kernels.heads import HeadsConfig, reshape_from_heads, reshape_to_heads
+from kernels.gelu_mul import GELU_TILES, GeluMulConfig, gelu_mul
 from kernels.kv_append import KvAppendConfig, kv_append
 from kernels.linear import LinearConfig, LinearHpConfig, linear, linear_hp
+from kernels.mlp import MlpConfig, geglu_mlp
 from kernels.norm import NormConfig, residual_norm, rms_norm
-from kernels.qkv_heads import QkvHeadsConfig, q_heads, qkv_heads
+from kernels.norm_linear import NormLinearConfig, norm_linear
+from kernels.ple import PleConfig, ple
+from kernels.qkv_units import QkvUnitsConfig, qkv_units, units_bands
+from kernels.residual_norms import ResidualNormsConfig, residual_norms
 from kernels.runtime import TILE, Format, Grid
 
 Operation = Callable[..., None]
-Tensor = Any
-"""A tensor of the chosen runtime, in the device's DRAM."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A layer's heads, as the kernels see them."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    """Padded."""
+    mean_over: int
+    """Values of a head that are not padding."""
+    k_eq_v: bool
+    value_norm: bool
 
 
 class Operations:
     """Compiled kernels of one board."""
 
-    def __init__(self, board_grid: Grid, device: Any) -> None:
+    def __init__(self, board_grid: Grid, tensors: Tensors) -> None:
         """`board_grid`: columns and rows of cores that kernels may use."""
-        self._device = device
+        self._tensors = tensors
         self._board_grid = board_grid
         self._grid = _worth_using(board_grid)
+
+    def build(self, factory: Callable[[Any], Operation], config: Any) -> Operation:
+        """One kernel. Whoever wants to know what a model launches overrides this."""
+        return factory(config)
+
+    # --- projections ------------------------------------------------------------------------------
 
     @cache  # noqa: B019 one object a process, as long as the process
     def linear(self, k: int, n: int, weights: Format = "bf16") -> Operation:
         """Operands x [32, k], w [k, n], y [32, n]."""
         grid = self._spread(n // TILE)
         try:
-            return linear_hp(LinearHpConfig(k, n, grid, weights))
+            return self.build(linear_hp, LinearHpConfig(k, n, grid, weights))
         except ValueError:  # the whole K does not fit
             config = self._streamed(k, n, weights)
-        streamed = linear(config)
-        parts = runtime.put(torch.zeros(config.k_split * TILE, n), "bf16", self._device)
+        streamed = self.build(linear, config)
+        parts = self._tensors.buffer("parts", config.k_split * TILE, n)
 
         def operation(x: Tensor, w: Tensor, y: Tensor) -> None:
             streamed(x, w, parts, y)
@@ -54,79 +79,163 @@ class Operations:
         return operation
 
     @cache  # noqa: B019
+    def norm_linear(self, k: int, n: int, weights: Format, eps: float) -> Operation:
+        """Operands x [32, k], norm [32, k], w [k, n], y [32, n]: y = RMS(x) · norm @ w."""
+        try:
+            config = NormLinearConfig(k, n, self._spread(n // TILE), weights, eps)
+        except ValueError:  # the row, its norm and two columns of w do not fit
+            first, second = self.rms_norm(k, eps), self.linear(k, n, weights)
+            normed = self._tensors.buffer("normed", TILE, k)
+
+            def operation(x: Tensor, norm: Tensor, w: Tensor, y: Tensor) -> None:
+                first(x, norm, normed)
+                second(normed, w, y)
+
+            return operation
+        return self.build(norm_linear, config)
+
+    # --- norms ------------------------------------------------------------------------------------
+
+    @cache  # noqa: B019
     def rms_norm(self, d: int, eps: float) -> Operation:
         """Operands x, w, y: [32, d] each."""
-        return rms_norm(NormConfig(d, self._row(d // TILE), eps))
+        return self.build(rms_norm, NormConfig(d, self._row(d // TILE), eps))
 
     @cache  # noqa: B019
     def residual_norm(self, d: int, eps: float) -> Operation:
         """Operands a, w, h [32, d], s [32, 32], y [32, d]: y = (h + RMS(a) · w) · s."""
-        return residual_norm(NormConfig(d, self._row(d // TILE), eps))
+        return self.build(residual_norm, NormConfig(d, self._row(d // TILE), eps))
 
     @cache  # noqa: B019
-    def gelu_mul(self, f: int) -> Operation:
-        """Operands gate, up [32, f], constants, y [32, f]."""
-        return gelu_mul(GeluMulConfig(f, self._spread(f // TILE)))
+    def residual_norms(self, d: int, eps: float) -> Operation:
+        """Operands a, w, h, v, y, x [32, d] each: y = h + RMS(a) · w and x = RMS(y) · v."""
+        return self.build(residual_norms, ResidualNormsConfig(d, self._row(d // TILE), eps))
+
+    # --- attention --------------------------------------------------------------------------------
 
     @cache  # noqa: B019
-    def residual_add(self, d: int) -> Operation:
-        """Operands a, b, y: [32, d] each."""
-        return residual_add(ElementwiseConfig(d, self._spread(d // TILE)))
+    def qkv_units(self, layer: LayerShape, chunks: int, own_kv: bool, eps: float) -> Operation:
+        """Operands qkv, to_units, tokens, norms, cos, sin, units, k, v.
 
-    @cache  # noqa: B019
-    def qkv_heads(
-        self, heads: int, kv_heads: int, head_dim: int, mean_over: int, k_eq_v: bool, eps: float
-    ) -> Operation:
-        """Operands qkv, q_norm, k_norm, cos, sin, q, k, v; without own keys, those of `q_heads`."""
-        grid = self._at_least(heads + 2 * kv_heads)
-        config = QkvHeadsConfig(
-            heads, kv_heads, head_dim, grid, k_eq_v=k_eq_v, eps=eps, mean_over=mean_over
+        No k and v without `own_kv`; no v where values are not normed.
+        """
+        bands = units_bands(layer.kv_heads, chunks, self._grid, own_kv)
+        config = QkvUnitsConfig(
+            layer.heads,
+            layer.kv_heads,
+            layer.head_dim,
+            chunks,
+            bands,
+            own_kv=own_kv,
+            k_eq_v=layer.k_eq_v,
+            eps=eps,
+            mean_over=layer.mean_over,
+            value_norm=layer.value_norm,
         )
-        return qkv_heads(config) if kv_heads else q_heads(config)
+        return self.build(qkv_units, config)
 
     @cache  # noqa: B019
-    def to_heads(self, heads: int, kv_heads: int, head_dim: int, chunks: int) -> Operation:
-        """Operands x [32, heads · D], selection, units [chunks · kv_heads · 32, D]."""
-        columns = _divisor(chunks, self._grid[0])
-        grid = (columns, kv_heads)
-        return reshape_to_heads(HeadsConfig(heads, kv_heads, head_dim, chunks, grid))
+    def kv_append(self, layer: LayerShape, slots: int, tiles: int) -> Operation:
+        """Operands k, v, selection, k_staged, v_staged (changed in place).
+
+        Where values are not normed, v is all of qkv.
+        """
+        bands = bands_for(layer.kv_heads, slots * tiles, self._grid)
+        first = 0 if layer.value_norm else layer.heads + layer.kv_heads
+        config = KvAppendConfig(slots, layer.kv_heads, layer.head_dim, bands, tiles, first)
+        return self.build(kv_append, config)
 
     @cache  # noqa: B019
-    def from_heads(self, heads: int, kv_heads: int, head_dim: int, chunks: int) -> Operation:
-        """Operands units [chunks · kv_heads · 32, D], selection, x [32, heads · D]."""
-        grid = (_divisor(heads, self._grid[0]), _divisor(head_dim // TILE, self._grid[1]))
-        return reshape_from_heads(HeadsConfig(heads, kv_heads, head_dim, chunks, grid))
+    def attention(
+        self, layer: LayerShape, slots: int, waves: int, length: int, stride: int, part: int
+    ) -> Operation:
+        """Operands q, k, v, k_staged, v_staged, mask, mask_staged, o; see `kernels.attention`."""
+        config = AttentionConfig(
+            slots, layer.kv_heads, length, stride, layer.head_dim, self._grid, part, waves
+        )
+        attend = self.build(attention, config)
+
+        def operation(*operands: Tensor) -> None:
+            scratch = self._tensors.scratch("sums", *config.scratch_shape)
+            attend(*operands[:-1], scratch, operands[-1])
+
+        return operation
 
     @cache  # noqa: B019
-    def kv_append(self, slots: int, kv_heads: int, head_dim: int, length: int) -> Operation:
-        """Operands k, v [32, kv_heads · D], selection, k_cache, v_cache (changed in place)."""
-        tiles = length // TILE
-        bands = bands_for(kv_heads, slots * tiles, self._grid)
-        return kv_append(KvAppendConfig(slots, kv_heads, head_dim, bands, tiles))
+    def attention_out(self, layer: LayerShape, chunks: int, n: int, weights: Format) -> Operation:
+        """Operands units [chunks · kv_heads · 32, D], selection, w [heads · D, n], y [32, n]."""
+        config = AttentionOutConfig(
+            layer.heads, layer.kv_heads, layer.head_dim, chunks, n, self._grid, weights
+        )
+        out = self.build(attention_out, config)
+        identities = self._identities(config.shares)
+        rows = self._tensors.buffer("rows", *config.rows_shape)
+        parts = self._tensors.buffer("parts", *config.parts_shape)
+
+        def operation(units: Tensor, selection: Tensor, w: Tensor, y: Tensor) -> None:
+            out(units, selection, w, identities, rows, parts, y)
+
+        return operation
+
+    # --- feed-forward -----------------------------------------------------------------------------
 
     @cache  # noqa: B019
-    def attention(self, units: int, length: int, head_dim: int) -> Operation:
-        """Operands q [units · 32, D], k, v [units · length, D], mask [units · 32, length], o."""
-        block = next(b for b in (4, 3, 2, 1) if length // TILE % b == 0)
-        grid = self._spread(units)
-        return flash_attention(AttentionConfig(units, length, head_dim, grid, block))
+    def mlp(self, d: int, f: int, weights: Format) -> Operation:
+        """Operands x [32, d], gate, up [d, f], down [f, d], m [32, d]."""
+        try:
+            config = MlpConfig(d, f, self._grid, weights)
+        except ValueError:  # f is no multiple of d, or d is too wide
+            return self._mlp_in_parts(d, f, weights)
+        fused = self.build(geglu_mlp, config)
+        identities = self._identities(config.shares)
+        act = self._tensors.buffer("act", TILE, f)
+        parts = self._tensors.buffer("parts", config.shares * TILE, d)
+
+        def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
+            fused(x, gate, up, down, identities, act, parts, m)
+
+        return operation
+
+    def _mlp_in_parts(self, d: int, f: int, weights: Format) -> Operation:
+        wide, narrow = self.linear(d, f, weights), self.linear(f, d, weights)
+        bend = self.build(gelu_mul, GeluMulConfig(f, self._spread(f // TILE)))
+        g, u, act = (self._tensors.buffer(name, TILE, f) for name in ("gate", "up", "act"))
+        constants = self._constants("gelu", GELU_TILES)
+
+        def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
+            wide(x, gate, g)
+            wide(x, up, u)
+            bend(g, u, constants, act)
+            narrow(act, down, m)
+
+        return operation
+
+    @cache  # noqa: B019
+    def ple(self, d: int, p: int, eps: float) -> Operation:
+        """Operands m, w_m, h, pli, gate, projection, w, s, y; see `kernels.ple`."""
+        config = PleConfig(d, self._grid, p, eps)
+        block = self.build(ple, config)
+        identities = self._identities(max(config.gate_shares, config.projection_shares))
+        buffer = self._tensors.buffer
+        h2 = buffer("h2", TILE, d)
+        sums = buffer("sums", config.gate_shares * TILE, p)
+        act = buffer("per-layer act", TILE, p)
+        parts = buffer("parts", config.projection_shares * TILE, d)
+
+        def operation(*operands: Tensor) -> None:
+            block(*operands[:-1], identities, h2, sums, act, parts, operands[-1])
+
+        return operation
+
+    # --- grids and scratch ------------------------------------------------------------------------
 
     def _spread(self, work: int) -> Grid:
-        """A grid for so many equal pieces, none idle but on a whole board."""
+        """Whole rows of cores, a core for each of so many equal pieces while there are cores."""
         columns, rows = self._grid
-        if work >= columns * rows:
-            return self._grid
-        return (work, 1) if work <= columns else (columns, work // columns)
+        return (min(work, columns), min(rows, -(-work // columns)))
 
     def _row(self, work: int) -> Grid:
         return (min(work, self._grid[0]), 1)
-
-    def _at_least(self, nodes: int) -> Grid:
-        columns, rows = self._board_grid
-        needed = -(-nodes // columns)
-        if needed > rows:
-            raise ValueError(f"{nodes} heads need more cores than {columns} × {rows}")
-        return (min(nodes, columns), needed)
 
     def _streamed(self, k: int, n: int, weights: Format) -> LinearConfig:
         """Two bands of rows, each half of K, in as few blocks as L1 allows."""
@@ -144,10 +253,15 @@ class Operations:
                 continue
         raise ValueError(f"no linear for {k} × {n} on {self._grid}")
 
+    @cache  # noqa: B019
+    def _identities(self, count: int) -> Tensor:
+        """[32, 32 · count]: identity tiles."""
+        return self._tensors.put(torch.eye(TILE).repeat(1, count))
 
-def _divisor(n: int, most: int) -> int:
-    """The largest divisor of n up to `most`."""
-    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
+    @cache  # noqa: B019
+    def _constants(self, _name: str, values: tuple[float, ...]) -> Tensor:
+        """[32, 32 · n]: a tile filled with each value."""
+        return self._tensors.put(torch.cat([torch.full((TILE, TILE), x) for x in values], dim=1))
 
 
 def _worth_using(board_grid: Grid) -> Grid:

@@ -1,8 +1,9 @@
 """What lies where on a board: a plan of a model's DRAM, made and checked before any allocation.
 
 Pure arithmetic over a `ModelConfig` and a `Board`. Every matrix is stored once, [K, N] in 32 × 32
-tiles, in the number format of its group. On the host stay what a step only looks up (embeddings of tokens
-and per-layer embeddings) and the projection to the per-layer inputs, mapped. Sizes use the key of `README.md`.
+tiles, in the number format of its group. What a step only looks up (embeddings of tokens, per-layer
+embeddings) and the projection to the per-layer inputs stay on the host, mapped. Sizes use the key
+of `README.md`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.tt_boards import GIB, Board
+from device_service.model.tt_staging import STAGED, part, stride
 from kernels.runtime import TILE, TILE_BYTES
 
 WeightFormat = Literal["bf16", "bfp8", "bfp4"]
@@ -29,6 +31,10 @@ FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
     }
 )
 """The format of each group of weights under each precision. `kernels.ple` reads bf16 only."""
+
+
+MAX_SLOTS = TILE
+"""Attention's units of one launch are 32 chunks or fewer, one of each slot."""
 
 
 class PlanError(ValueError):
@@ -63,9 +69,9 @@ class Plan:
     """Read whole once a step."""
     norm_bytes: int
     ring_bytes: int
-    """Keys and values of sliding layers, all slots."""
+    """Keys and values of sliding layers, staging included, all slots."""
     full_kv_bytes: int
-    """Keys and values of full layers, all slots."""
+    """Keys and values of full layers, staging included, all slots."""
     activation_bytes: int
 
     @property
@@ -139,26 +145,26 @@ def make_plan(
     """
     if not 1 <= max_rows <= TILE:
         raise PlanError(f"max_rows is {max_rows}, and a step has at most {TILE} rows")
-    if slots < 1:
-        raise PlanError(f"slots is {slots}, not at least 1")
+    if not 1 <= slots <= MAX_SLOTS:
+        raise PlanError(f"slots is {slots}, not 1 to {MAX_SLOTS}: a step has a row for each")
     if not 1 <= context_length <= config.max_position_embeddings:
         raise PlanError(
             f"context_length is {context_length}, not 1 to {config.max_position_embeddings}"
         )
-    plan = _lay_out(config, board, precision, slots, context_length, max_rows)
+    plan = _lay_out(config, board, precision, slots, context_length)
     if plan.total_bytes > board.usable_bytes:
-        raise PlanError(_too_big(config, plan, max_rows))
+        raise PlanError(_too_big(config, plan))
     return plan
 
 
 def most_slots(
     config: ModelConfig, board: Board, *, precision: Precision, context_length: int
 ) -> int:
-    """Slots of so many positions that fit beside the weights; 0 where not one does."""
-    one = _lay_out(config, board, precision, 1, context_length, TILE)
+    """Slots of so many positions that fit beside the weights, at most 32; 0 where not one does."""
+    one = _lay_out(config, board, precision, 1, context_length)
     slot_bytes = one.ring_bytes + one.full_kv_bytes
     room = board.usable_bytes - (one.total_bytes - slot_bytes)
-    return max(0, room // slot_bytes)
+    return min(MAX_SLOTS, max(0, room // slot_bytes))
 
 
 def _lay_out(
@@ -167,20 +173,19 @@ def _lay_out(
     precision: Precision,
     slots: int,
     context_length: int,
-    max_rows: int,
 ) -> Plan:
     formats = FORMATS[precision]
     weights: dict[Group, int] = dict.fromkeys(("attention", "mlp", "per_layer", "lm_head"), 0)
     for matrix in matrices(config):
         if not matrix.on_host:
             weights[matrix.group] += matrix.num_bytes(formats[matrix.group])
-    owners = [layer for layer in config.layers if layer.owns_kv]
-    rings = sum(
-        _kv_bytes(layer, _tiled(layer.window - 1 + max_rows))
-        for layer in owners
-        if layer.window is not None
-    )
-    full = sum(_kv_bytes(layer, _tiled(context_length)) for layer in owners if layer.window is None)
+    kv = {
+        layer.index: _kv_bytes(layer, stride(layer, context_length) + STAGED)
+        for layer in config.layers
+        if layer.owns_kv
+    }
+    rings = sum(size for i, size in kv.items() if config.layers[i].window is not None)
+    full = sum(kv.values()) - rings
     return Plan(
         board=board,
         precision=precision,
@@ -190,12 +195,8 @@ def _lay_out(
         norm_bytes=_norm_bytes(config),
         ring_bytes=slots * rings,
         full_kv_bytes=slots * full,
-        activation_bytes=_activation_bytes(config),
+        activation_bytes=_activation_bytes(config, slots, context_length),
     )
-
-
-def _tiled(size: int) -> int:
-    return ceil(size / TILE) * TILE
 
 
 def _kv_bytes(layer: LayerConfig, positions: int) -> int:
@@ -212,15 +213,29 @@ def _norm_bytes(config: ModelConfig) -> int:
     return widths * TILE * 2
 
 
-def _activation_bytes(config: ModelConfig) -> int:
-    """One tile row for each tensor that a step passes from kernel to kernel, bfloat16."""
-    widest = max(2 * layer.intermediate_size for layer in config.layers)
-    heads = max((x.num_heads + 2 * x.num_kv_heads) * x.head_dim for x in config.layers)
-    per_layer = config.per_layer_input_size * len(config.layers)
-    return (4 * config.hidden_size + widest + 3 * heads + 2 * per_layer) * TILE * 2
+def _activation_bytes(config: ModelConfig, slots: int, context_length: int) -> int:
+    """What a step passes from kernel to kernel and what it brings, bfloat16, at its largest."""
+    d, p = config.hidden_size, config.per_layer_input_size
+    widest = max(layer.intermediate_size for layer in config.layers)
+    heads = max((x.num_heads + 4 * x.num_kv_heads) * x.head_dim for x in config.layers)
+    row = 12 * d + 4 * widest + heads + p * (len(config.layers) + 4) + config.vocab_size
+    chunks = max(slots, TILE)
+    kinds = {layer.kind: layer for layer in config.layers}.values()
+    tiles = sum(_attention_tiles(layer, chunks, stride(layer, context_length)) for layer in kinds)
+    return row * TILE * 2 + tiles * TILE_BYTES["bf16"]
 
 
-def _too_big(config: ModelConfig, plan: Plan, max_rows: int) -> str:
+def _attention_tiles(layer: LayerConfig, chunks: int, places: int) -> int:
+    """Of attention's units, masks, selections and sums, in a launch of so many chunks."""
+    units, head = chunks * layer.num_kv_heads, layer.head_dim // TILE
+    group = layer.num_heads // layer.num_kv_heads
+    parts = ceil(places / part(layer)) + 1
+    masks = chunks * (places + STAGED) // TILE
+    selections = chunks * (group + 1) + layer.num_heads * units
+    return units * 2 * head + masks + selections + units * parts * (2 * head + 3)
+
+
+def _too_big(config: ModelConfig, plan: Plan) -> str:
     board, over = plan.board, plan.total_bytes - plan.board.usable_bytes
     message = (
         f"{plan.precision} weights, {plan.slots} slots and {plan.context_length} positions take "
@@ -231,7 +246,7 @@ def _too_big(config: ModelConfig, plan: Plan, max_rows: int) -> str:
     if slots:
         return f"{message}: {slots} slots fit"
     for precision in ("bfp8", "mixed"):
-        smaller = _lay_out(config, board, precision, 1, plan.context_length, max_rows)
+        smaller = _lay_out(config, board, precision, 1, plan.context_length)
         if smaller.total_bytes <= board.usable_bytes and precision != plan.precision:
             return f"{message}: {precision} weights fit"
     return f"{message}: no precision fits"

@@ -4,14 +4,14 @@ Pure torch on the host; knows no device. The kernels are compiled for sizes only
 rotary tables and selections are tensors made here. A step is one tile row: at most 32 rows. Shapes
 use the key of `README.md`.
 
-Attention works on all slots in use at once, one chunk of a slot in each *wave* (a chunk is as many
-rows of one sequence as fit a tile with the query heads of a kv head): a step of decode rows is one
-wave, a prompt's 32 rows are several.
+A *chunk* is as many rows of one sequence as fit a tile with the query heads of a kv head; a *wave*
+is a chunk or none of each slot that attention covers. A step of decode rows is one wave; the 32
+rows of a prompt are several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,11 @@ import torch
 from device_service.model.architecture import LayerConfig
 from device_service.model.interface import StepBatch
 from device_service.model.rope import rope_tables
+from device_service.model.tt_staging import STAGED, STAGED_TILES, length_read, stride
 from device_service.model.tt_weights import padded_head
+from kernels.kv_append import append_selection
 from kernels.runtime import TILE
-from kernels.units import Chunk, chunks_of, from_units, to_units, unit_mask
+from kernels.units import Chunk, chunk_masks, chunks_of, from_units, to_units, tokens_of
 
 Tensor = torch.Tensor
 
@@ -37,27 +39,33 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
-    """One chunk of each slot in use."""
-
-    to_units: Tensor
-    """[chunks · 32, group · 32], one-hot."""
-    from_units: Tensor
-    """[heads · 32, chunks · K · 32], one-hot."""
-    mask: Tensor
-    """[chunks · K · 32, S], added to scores."""
-
-
-@dataclass(frozen=True, slots=True)
 class KindStep:
-    """What layers of one shape need of a step."""
+    """What layers of one shape need of a step. Chunks are ordered wave by wave, slot by slot."""
 
-    cos: Tensor
-    """[32, H / 2] of a padded head."""
-    sin: Tensor
-    places: tuple[tuple[int, int] | None, ...]
-    """Of each of 32 rows: its slot and its place in the slot's cache; None for idle rows."""
-    waves: tuple[Wave, ...]
+    slots: int
+    """That attention covers, from 0 on."""
+    waves: int
+    length: int
+    """S: places of a slot's cache that attention reads."""
+    tables: Mapping[str, Tensor]
+    """By name, what the kernels are given:
+    cos, sin: [32, H / 2] of a padded head;
+    append: [slots · 128, 64], the selection of `kv_append` into staging;
+    to_units: [chunks · 32, group · 32], one-hot;
+    tokens: [(chunks + 1) · 32, 32], one-hot;
+    from_units: [N · 32, chunks · K · 32], one-hot;
+    mask: [chunks · 32, S], added to the scores of cached positions;
+    mask_staged: [chunks · 32, 128], added to those of staged ones."""
+
+    @property
+    def chunks(self) -> int:
+        """Empty ones included."""
+        return self.waves * self.slots
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What decides which programs run."""
+        return self.slots, self.waves, self.length
 
 
 def rows_of(batch: StepBatch) -> tuple[Row, ...]:
@@ -73,49 +81,65 @@ def _rows(batch: StepBatch) -> Iterator[Row]:
 
 
 def slots_in_use(rows: Sequence[Row], num_slots: int) -> int:
-    """How many slots, from 0 on, the step's attention covers: a power of two from 2 on, or all.
+    """How many slots, from 0 on, the step's attention covers: a power of two, or all.
 
     Few different numbers, because each is a program of its own.
     """
     highest = max(row.slot for row in rows)
-    return min(num_slots, max(2, 1 << highest.bit_length()))
+    return min(num_slots, 1 << highest.bit_length())
 
 
-def kind_step(layer: LayerConfig, rows: Sequence[Row], num_slots: int, length: int) -> KindStep:
+def kind_step(
+    layer: LayerConfig,
+    rows: Sequence[Row],
+    num_slots: int,
+    context_length: int,
+) -> KindStep:
     """Prepares a step for layers like `layer`.
 
     Args:
         layer: any of those with the same heads, window and rotary embedding.
         rows: of the step, at most 32.
-        num_slots: slots that attention covers.
-        length: S, places of a slot's cache: a multiple of 32.
+        num_slots: that the caches have.
+        context_length: positions that a slot may have.
     """
-    cos, sin = _tables(layer, [row.position for row in rows])
-    group = layer.num_heads // layer.num_kv_heads
-    chunks = chunks_of([row.slot for row in rows], group)
+    slots = slots_in_use(rows, num_slots)
     positions = [row.position for row in rows]
-    waves = tuple(
-        Wave(
-            to_units(wave, group),
-            from_units(wave, group, layer.num_kv_heads),
-            unit_mask(wave, positions, group, layer.num_kv_heads, length, layer.window),
-        )
-        for wave in _waves(chunks, num_slots)
-    )
-    places = [(row.slot, row.position % length) for row in rows]
-    return KindStep(cos, sin, (*places, *[None] * (TILE - len(rows))), waves)
+    ring = stride(layer, context_length)
+    length = length_read(max(positions), ring)
+    group = layer.num_heads // layer.num_kv_heads
+    waves = _waves(chunks_of([row.slot for row in rows], group), slots)
+    num_waves = 1 << (len(waves) - 1).bit_length()  # few different numbers, as of slots
+    chunks = [*(chunk for wave in waves for chunk in wave)]
+    chunks += [None] * (num_waves * slots - len(chunks))
+    cos, sin = _tables(layer, positions)
+    mask, mask_staged = chunk_masks(chunks, positions, group, length, ring, layer.window)
+    places = [(row.slot, row.position % STAGED) for row in rows]
+    tables = {
+        "cos": cos,
+        "sin": sin,
+        "append": append_selection(places, slots, STAGED_TILES),
+        "to_units": to_units(chunks, group),
+        "tokens": tokens_of(chunks, group),
+        "from_units": from_units(chunks, group, layer.num_kv_heads),
+        "mask": mask,
+        "mask_staged": mask_staged,
+    }
+    return KindStep(slots, num_waves, length, tables)
 
 
-def _waves(chunks: Sequence[Chunk], num_slots: int) -> Iterator[list[Chunk | None]]:
+def _waves(chunks: Sequence[Chunk], num_slots: int) -> list[list[Chunk | None]]:
     """The n-th chunk of every slot, for each n."""
     of_slot: dict[int, list[Chunk]] = {}
     for chunk in chunks:
         of_slot.setdefault(chunk.sequence, []).append(chunk)
+    waves: list[list[Chunk | None]] = []
     for n in range(max(map(len, of_slot.values()))):
         wave: list[Chunk | None] = [None] * num_slots
         for slot, mine in of_slot.items():
             wave[slot] = mine[n] if n < len(mine) else None
-        yield wave
+        waves.append(wave)
+    return waves
 
 
 def _tables(layer: LayerConfig, positions: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -35,11 +35,6 @@ class LayerWeights:
     qkv: Tensor
     """[D, (N + 2K) · H] with padded heads; [D, N · H] without own keys and values, without v's part
     where v is k."""
-    v: Tensor | None
-    """[D, K · H] where values are not normalized (Gemma 3), and so not in `qkv`."""
-    q_norm: Tensor
-    """float32 [32, H] of a padded head."""
-    k_norm: Tensor | None
     head_norms: Tensor
     """float32 [96, H] of a padded head: 32 rows each of q_norm, k_norm and 1, for v; as
     `kernels.qkv_units` wants them. Ones for k too where the layer has no keys of its own."""
@@ -85,11 +80,6 @@ def check_shapes(config: ModelConfig) -> None:
             )
 
 
-def values_apart(layer: LayerConfig) -> bool:
-    """Whether `qkv` has no part of its own for v: v is k's, or is not normalized."""
-    return layer.k_eq_v or not layer.value_norm
-
-
 def padded_head(head_dim: int) -> int:
     """Values of a head as the kernels see it: two whole tiles or more in each half."""
     return -(-head_dim // (4 * TILE)) * 4 * TILE
@@ -132,9 +122,6 @@ class WeightReader:
         return LayerWeights(
             input_norm=self.norm(f"{prefix}.input_layernorm"),
             qkv=self._qkv(layer, attention),
-            v=None if layer.value_norm else self._heads(layer, f"{attention}.v_proj").T,
-            q_norm=q_norm,
-            k_norm=k_norm,
             head_norms=torch.cat((q_norm, ones if k_norm is None else k_norm, ones)),
             o=self._o(layer, f"{attention}.o_proj"),
             post_attention_norm=self.norm(f"{prefix}.post_attention_layernorm"),
@@ -182,9 +169,10 @@ class WeightReader:
             self.host("per_layer_model_projection")
             name = "embed_tokens_per_layer.weight"
             table = self._checkpoint.tensor(name)
+            at_once = max(1, _PART // table.shape[1])
             bad = 0
-            for part in table.split(max(1, _PART // table.shape[1])):
-                bad += _not_finite(part)
+            for first in range(0, len(table), at_once):
+                bad += _not_finite(table[first : first + at_once])
                 self._checkpoint.release_pages()
             _refuse(name, bad)
 
@@ -210,7 +198,7 @@ class WeightReader:
     def _qkv(self, layer: LayerConfig, attention: str) -> Tensor:
         names = ["q_proj"]
         if layer.owns_kv:
-            names += ["k_proj"] if values_apart(layer) else ["k_proj", "v_proj"]
+            names += ["k_proj"] if layer.k_eq_v else ["k_proj", "v_proj"]
         return torch.cat([self._heads(layer, f"{attention}.{name}") for name in names]).T
 
     def _heads(self, layer: LayerConfig, name: str) -> Tensor:

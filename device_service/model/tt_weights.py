@@ -27,7 +27,6 @@ from device_service.model.tt_weight_reader import (
     check_shapes,
     pad_head,
     padded_head,
-    values_apart,
 )
 from kernels import runtime
 from kernels.runtime import TILE, Format
@@ -46,7 +45,6 @@ __all__ = [
     "pad_head",
     "padded_head",
     "report_layer",
-    "values_apart",
 ]
 
 Tensor = Any
@@ -100,7 +98,7 @@ def layer_tensors(
     d, f, p = config.hidden_size, layer.intermediate_size, config.per_layer_input_size
     head = padded_head(layer.head_dim)
     q, kv = layer.num_heads * head, layer.num_kv_heads * head
-    own = (0 if not layer.owns_kv else kv) if values_apart(layer) else 2 * kv * layer.owns_kv
+    own = (kv if layer.k_eq_v else 2 * kv) if layer.owns_kv else 0
     found: list[DeviceTensor] = []
 
     def norm(name: str) -> None:
@@ -111,11 +109,6 @@ def layer_tensors(
 
     norm("input_norm")
     matrix("qkv", "attention", d, q + own)
-    if not layer.value_norm:
-        matrix("v", "attention", d, kv)
-    found.append(DeviceTensor("q_norm", (TILE, head), "f32"))
-    if layer.owns_kv:
-        found.append(DeviceTensor("k_norm", (TILE, head), "f32"))
     found.append(DeviceTensor("head_norms", (3 * TILE, head), "f32"))
     matrix("o", "attention", q, d)
     norm("post_attention_norm")

@@ -9,4 +9,5 @@ class Tensor:
 
 bfloat16: Any
 bfloat8_b: Any
+bfloat4_b: Any
 float32: Any

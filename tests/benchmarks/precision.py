@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -173,39 +174,41 @@ def pcc(a: torch.Tensor, b: torch.Tensor) -> float:
     return ab / (aa * bb) ** 0.5
 
 
-def measure(model: ReferenceModel, pieces: Sequence[Sequence[int]]) -> list[Score]:
+def measure(
+    model: ReferenceModel, pieces: Sequence[Sequence[int]]
+) -> Generator[tuple[int, list[Score]]]:
     """Every format over every piece.
 
     Args:
         model: in float32.
         pieces: token ids, each its own context.
 
-    Returns:
-        Scores, float32 first.
+    Yields:
+        After each piece: positions judged so far, and scores over them, float32 first.
     """
     weights = Weights(model.checkpoint)
     judged = {name: RoundedModel(model, weights, formats) for name, formats in FORMATS.items()}
     scores = {name: Score(name) for name in ("float32", *judged)}
-    losses = dict.fromkeys(scores, 0.0)
-    positions = sum(len(piece) - 1 for piece in pieces)
-    for number, piece in enumerate(pieces, 1):
+    losses, same = dict.fromkeys(scores, 0.0), dict.fromkeys(scores, 0)
+    positions = 0
+    for piece in pieces:
         wanted = model.run(piece)
+        positions += len(piece) - 1
         for name, score in scores.items():
             got = wanted if name == "float32" else judged[name].run(piece)
-            _judge(score, got, wanted, positions)
+            same[name] += _judge(score, got, wanted)
             losses[name] += _loss(got.logits, piece)
-        print(f"piece {number} of {len(pieces)}", file=sys.stderr, flush=True)
-    for name, score in scores.items():
-        score.perplexity = float(torch.tensor(losses[name] / positions, dtype=torch.float64).exp())
-    return list(scores.values())
+            score.same_best = same[name] / positions
+            score.perplexity = math.exp(losses[name] / positions)
+        yield positions, list(scores.values())
 
 
-def _judge(score: Score, got: ReferenceOutputs, wanted: ReferenceOutputs, positions: int) -> None:
+def _judge(score: Score, got: ReferenceOutputs, wanted: ReferenceOutputs) -> int:
+    """Updates the worst; returns at how many positions the best token is the same."""
     layers = min(map(pcc, got.layers, wanted.layers))
     score.worst_layer_pcc = min(score.worst_layer_pcc, layers)
     score.worst_logits_pcc = min(score.worst_logits_pcc, pcc(got.logits, wanted.logits))
-    same = got.logits[:-1].argmax(-1) == wanted.logits[:-1].argmax(-1)
-    score.same_best += float(same.sum()) / positions
+    return int((got.logits[:-1].argmax(-1) == wanted.logits[:-1].argmax(-1)).sum())
 
 
 def _loss(logits: torch.Tensor, ids: Sequence[int]) -> float:
@@ -261,11 +264,14 @@ def main() -> None:
     bos = config.bos_token_id
     pieces = [[bos, *ids[i : i + PIECE - 1]] for i in range(0, len(ids), PIECE - 1)]
     model = ReferenceModel(config, Checkpoint.open(options.model, config))
-    scores = measure(model, [piece for piece in pieces if len(piece) > 1])
+    scores: list[Score] = []
+    result = ""
+    for positions, scores in measure(model, [piece for piece in pieces if len(piece) > 1]):
+        result = json.dumps({"tokens": positions, "rows": [asdict(score) for score in scores]})
+        if options.out:  # after each piece: whoever stops it has what was done
+            options.out.write_text(result + "\n")
+        print(f"{positions} tokens\n{table(scores)}", file=sys.stderr, flush=True)
     print(table(scores))
-    result = json.dumps({"tokens": len(ids), "rows": [asdict(score) for score in scores]})
-    if options.out:
-        options.out.write_text(result + "\n")
     print(result)
 
 

@@ -38,14 +38,19 @@ def run_share(name: str, device: Any) -> Answer:
     """Runs a share like any case."""
     from tests.kernels import case as cases
 
+    return asdict(cases.run(share(name), device)) | {"name": name}
+
+
+def share(name: str) -> Any:
+    """The case of a share."""
     kernel, k, n, grid = SHARES[name]
     n = columns(n, grid)
-    makers: dict[str, Callable[[], cases.Case]] = {
+    makers: dict[str, Callable[[], Any]] = {
         "linear_hp": lambda: _linear_hp(k, n),
         "norm_linear": lambda: _norm_linear(k, n),
         "gelu_mul": lambda: _gelu_mul(n),
     }
-    return asdict(cases.run(makers[kernel](), device)) | {"name": name}
+    return makers[kernel]()
 
 
 def _linear_hp(k: int, n: int) -> Any:

@@ -56,6 +56,8 @@ def test_settings_are_frozen(model: str) -> None:
         (["--accelerator", "abacus"], ("--accelerator", "cpu", "cuda", "'abacus'")),
         (["--backend", "abacus"], ("--backend", "torch", "sim", "tt", "'abacus'")),
         (["--board", "p9000"], ("--board", "p150", "n300", "'p9000'")),
+        (["--weights", "q4"], ("--weights", "bf16", "bfp8", "mixed", "'q4'")),
+        (["--bundle", "nowhere"], ("--bundle", "device_service.prepare", "'nowhere'")),
         (["--listen", "nowhere"], ("--listen", "HOST:PORT", "'nowhere'")),
         (["--listen", "127.0.0.1:70000"], ("--listen", "65535")),
         (["--drain-seconds", "-1"], ("--drain-seconds", "0", "'-1'")),

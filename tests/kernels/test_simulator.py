@@ -144,6 +144,22 @@ def test_tensors_are_rounded_to_their_format(tmp_path: Path, fmt: Format) -> Non
     assert torch.allclose(got, torch.full((32, 32), 1 / 3), rtol=2**-7)
 
 
+def test_it_has_a_bfloat4_of_its_own(tmp_path: Path) -> None:
+    assert "False" in stock(tmp_path, "print(hasattr(ttnn, 'bfloat4_b'))")
+    assert ttnn.bfloat4_b != ttnn.bfloat8_b
+    assert ttnn.bfloat8_b != ttnn.bfloat4_b
+    tensor = runtime.put(torch.full((32, 32), 1 / 3), "bfp4", None)
+    assert tensor.dtype == ttnn.bfloat4_b
+    assert torch.equal(runtime.get(tensor), torch.full((32, 32), 5 / 16))
+
+
+@pytest.mark.parametrize(("fmt", "size"), runtime.TILE_BYTES.items())
+def test_a_tile_has_its_formats_bytes(fmt: Format, size: int) -> None:
+    tensor = runtime.put(torch.zeros(32, 32), fmt, None)
+    assert simulator.tile_bytes(tensor.dtype) == tensor.size_in_bytes(1024) == size
+    assert runtime.like(fmt).size_in_bytes(1024) == size
+
+
 def test_bfloat8_shares_an_exponent_among_sixteen() -> None:
     values = torch.zeros(1, 32)
     values[0, 0], values[0, 1], values[0, 16] = 64.0, 0.4, 0.4

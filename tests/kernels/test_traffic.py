@@ -55,6 +55,12 @@ CLAIMS = [
     ),
     Claim("rms_norm", "norm", NORM, {"x": 2, "w": 1}),
     Claim("residual_norm", "norm", NORM, {"x": 2, "w": 1, "h": 1, "s": EACH}),
+    Claim(
+        "residual_norms",
+        "residual_norms",
+        "DRAM: a twice; h, w1 (but for a tile), w2 once; h' once, read once more; x once.",
+        {"a": 2, "h": 1, "w2": 1, "h_out": 1},
+    ),
     Claim("linear_hp", "linear", LINEAR, {"x": 1, "w": 1}),
     Claim("linear", "linear", LINEAR, {"x": 1, "w": 1}),
     Claim(
@@ -72,8 +78,11 @@ CLAIMS = [
     Claim(
         "ple",
         "ple",
-        "DRAM: G, P, pli once; h and parts twice; w, y once; s once a node.",
-        {"gate": 1, "projection": 1, "pli": 1, "h": 2, "parts": 2, "w": 1, "s": EACH},
+        "DRAM: G, P, pli, h, h2 once; m, parts twice; w_ff, w, y once; s once a node.",
+        {
+            **{"gate": 1, "projection": 1, "pli": 1, "h": 1, "h2": 1, "w_ff": 1, "w": 1},
+            **{"m": 2, "parts": 2, "s": EACH},
+        },
     ),
     Claim(
         "rotary",

@@ -1,4 +1,4 @@
-"""The torch backend on a CUDA device, against the reference on the CPU. Skipped where there is none."""
+"""The torch backend on a CUDA device, against the reference on the CPU; skipped without one."""
 
 from __future__ import annotations
 

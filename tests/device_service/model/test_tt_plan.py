@@ -62,11 +62,10 @@ def test_the_plan_counts_what_is_loaded(name: str, precision: Precision) -> None
 
 
 def test_kv_of_one_sequence_is_as_published() -> None:
-    plan = make_plan(
-        model("E4B"), BOARDS["p150"], precision="bf16", slots=1, context_length=8192, max_rows=1
-    )
-    assert plan.full_kv_bytes == 16_384 * 8192
-    assert plan.ring_bytes == 20_971_520
+    plan = make_plan(model("E4B"), BOARDS["p150"], precision="bf16", slots=1, context_length=8192)
+    staged = 128
+    assert plan.full_kv_bytes == 16_384 * (8192 + staged)
+    assert plan.ring_bytes == 20_971_520 * (512 + staged) // 512
 
 
 @pytest.mark.parametrize(
@@ -90,11 +89,11 @@ def test_what_fits_which_board(name: str, board: str, precision: Precision, fits
 
 def test_as_many_slots_as_are_said_to_fit_do_fit_and_no_more() -> None:
     config, board = model("E4B"), BOARDS["p150"]
-    slots = most_slots(config, board, precision="bfp8", context_length=8192)
-    plan = make_plan(config, board, precision="bfp8", slots=slots, context_length=8192)
+    slots = most_slots(config, board, precision="bfp8", context_length=65_536)
+    plan = make_plan(config, board, precision="bfp8", slots=slots, context_length=65_536)
     assert plan.total_bytes <= board.usable_bytes
     with pytest.raises(PlanError, match=f": {slots} slots fit"):
-        make_plan(config, board, precision="bfp8", slots=slots + 1, context_length=8192)
+        make_plan(config, board, precision="bfp8", slots=slots + 1, context_length=65_536)
 
 
 def test_a_refusal_has_the_numbers_and_what_would_fit() -> None:
@@ -108,7 +107,8 @@ def test_a_refusal_has_the_numbers_and_what_would_fit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"slots": 0}, "slots is 0, not at least 1"),
+        ({"slots": 0}, "slots is 0, not 1 to 32"),
+        ({"slots": 33}, "slots is 33, not 1 to 32"),
         ({"max_rows": 33}, "max_rows is 33, and a step has at most 32 rows"),
         ({"context_length": 131_073}, "context_length is 131073, not 1 to 131072"),
     ],

@@ -17,7 +17,6 @@ from device_service.model.tt_weights import (
     check_shapes,
     pad_head,
     padded_head,
-    values_apart,
 )
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.device_service.model.released import E2B, E4B, G12B, G31B, GEMMA3_270M
@@ -33,7 +32,7 @@ def test_q_k_v_side_by_side_are_the_three_projections(family: Family, tmp_path: 
     for layer in config.layers:
         names = ["q_proj"]
         if layer.owns_kv:
-            names += ["k_proj"] if values_apart(layer) else ["k_proj", "v_proj"]
+            names += ["k_proj"] if layer.k_eq_v else ["k_proj", "v_proj"]
         wanted = [
             F.linear(x, checkpoint.tensor(f"layers.{layer.index}.self_attn.{n}.weight").bfloat16())
             for n in names

@@ -64,7 +64,7 @@ def case(label: str, sizes: Sizes, step: Step, size: Size, weights: Format) -> C
         oracle=oracle,
         size=size,
         weights=("w",),
-        refused={"wolfpine": "bfp8 unpack"} if weights == "bfp8" else {},
+        refused={} if weights == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -110,4 +110,11 @@ def table(weights: Format) -> list[Case]:
     ]
 
 
-CASES = [case for weights in FORMATS for case in table(weights)]
+def in_bfp4() -> list[Case]:
+    labels = ("two-shares", "one-share", "e2b-full-one", "e4b-one", "e4b", "e4b-full-n150")
+    rows: list[tuple[Row, Size]] = [*((r, "small") for r in SMALL), *((r, "full") for r in FULL)]
+    some = [case(*row, size, "bfp4") for row, size in rows if row[0] in labels]
+    return [*some, *(case(*row, "full", "bfp4") for row in LARGE)]
+
+
+CASES = [*(case for weights in FORMATS for case in table(weights)), *in_bfp4()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -40,6 +41,21 @@ def operands(
     return make
 
 
+def one_each(generator: torch.Generator) -> Sequence[Operand]:
+    """y is w: of many magnitudes, with zeros and groups of one value."""
+    w = torch.randn(32, 64, generator=generator)
+    w *= torch.exp2(torch.randint(-20, 20, w.shape, generator=generator).float())
+    w[3] = 0.0
+    w[5] = torch.randn(64, generator=generator)
+    w[7, ::16], w[7, 1:16], w[7, 17:32] = 3.0, 0.0, -0.0
+    w[9] = 1.875  # rounds up past the largest mantissa of three bits
+    return [
+        Operand("x", torch.eye(32)),
+        Operand("w", w, "bfp4"),
+        Operand("y", torch.empty(32, 64), role="write"),
+    ]
+
+
 def oracle(held: Tensors) -> Tensors:
     return {"y": held["x"] @ held["w"]}
 
@@ -58,7 +74,7 @@ def case(
         oracle=oracle,
         size=size,
         weights=("w",),
-        refused={"wolfpine": "bfp8 unpack"} if config.weights == "bfp8" else {},
+        refused={} if config.weights == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -122,4 +138,15 @@ def table(weights: Format) -> list[Case]:
     return cases
 
 
-CASES = [case for weights in FORMATS for case in table(weights)]
+CASES = [
+    *(case for weights in FORMATS for case in table(weights)),
+    replace(
+        case(linear_hp, "one-each", LinearHpConfig(32, 64, (1, 1), "bfp4"), "small"),
+        operands=one_each,
+        roundings=0.0,
+    ),
+    case(linear_hp, "uneven", LinearHpConfig(*SMALL_HP["uneven"], "bfp4"), "small"),
+    case(linear, "three-blocks", LinearConfig(*SMALL["three-blocks"], "bfp4"), "small"),
+    case(linear_hp, "e4b-gate", LinearHpConfig(*FULL_HP["e4b-gate"], "bfp4"), "full"),
+    case(linear, "e2b-down-n150", LinearConfig(*FULL["e2b-down-n150"], "bfp4"), "full"),
+]

@@ -144,6 +144,7 @@ CASES = [
     case("bfp8", LmHeadConfig(64, 256, TWO, "bfp8", capped=False, depth=2, keep=True)),
     case("capped", CAPPED, compared=ORDER),
     case("capped-sums", CAPPED, compared=SUMS, roundings=8.0),
+    case("bfp4", LmHeadConfig(64, 256, TWO, "bfp4", capped=False, depth=2, keep=True)),
     case("capped-bfp8", LmHeadConfig(64, 256, TWO, "bfp8"), compared=ORDER),
     case("capped-ties", CAPPED, "ties", ORDER),
     case("capped-normal", LmHeadConfig(64, 128, ONE, keep=True), "normal", ("best",)),

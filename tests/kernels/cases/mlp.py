@@ -55,7 +55,7 @@ def case(label: str, h: int, f: int, grid: Grid, size: Size, weights: Format) ->
         oracle=oracle,
         size=size,
         weights=("gate", "up", "down"),
-        refused={"wolfpine": "bfp8 unpack"} if weights == "bfp8" else {},
+        refused={} if weights == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -65,6 +65,9 @@ def table(weights: Format) -> list[Case]:
         case("uneven", 64, 192, (2, 2), "small", weights),
         case("idle-nodes", 64, 64, (2, 2), "small", weights),
         case("one-share", 96, 96, (2, 1), "small", weights),
+        case("own-shares", 96, 128, (3, 2), "small", weights),
+        case("narrow", 96, 64, (2, 1), "small", weights),
+        case("270m", 640, 2048, (11, 10), "full", weights),
         case("e2b", 1536, 6144, (11, 10), "full", weights),
         case("e2b-wide", 1536, 12288, (11, 10), "full", weights),
         case("e4b", 2560, 10240, (11, 10), "full", weights),
@@ -73,4 +76,8 @@ def table(weights: Format) -> list[Case]:
     ]
 
 
-CASES = [case for weights in FORMATS for case in table(weights)]
+BFP4 = ("uneven", "one-share", "e2b-wide", "e4b", "e4b-n150")
+CASES = [
+    *(case for weights in FORMATS for case in table(weights)),
+    *(case for case in table("bfp4") if case.name.split("-", 1)[1].removesuffix("-bfp4") in BFP4),
+]

@@ -54,7 +54,7 @@ def case(label: str, k: int, n: int, grid: Grid, size: Size, weights: Format) ->
         oracle=oracle,
         size=size,
         weights=("w",),
-        refused={"wolfpine": "bfp8 unpack"} if weights == "bfp8" else {},
+        refused={} if weights == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -74,4 +74,8 @@ SHAPES: tuple[tuple[str, int, int, Grid, Size], ...] = (
     ("e2b-q-full", 1536, 4096, P150, "full"),
     ("e2b-qkv-full-n150", 1536, 5120, (8, 8), "full"),
 )
-CASES = [case(*shape, weights) for weights in FORMATS for shape in SHAPES]
+BFP4 = ("uneven", "e4b-qkv-full", "e2b-qkv-sliding", "e2b-q-full")
+CASES = [
+    *(case(*shape, weights) for weights in FORMATS for shape in SHAPES),
+    *(case(*shape, "bfp4") for shape in SHAPES if shape[0] in BFP4),
+]

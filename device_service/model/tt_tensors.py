@@ -1,0 +1,79 @@
+"""The device's memory as the decoder uses it: everything that allocates or moves a tensor.
+
+One place, so that a plan can be compared with what is allocated, and so that a step can be recorded
+without a device. Knows shapes and bytes; knows no model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from kernels import runtime
+from kernels.runtime import TILE, Format
+
+Tensor = Any
+"""A tensor of the chosen runtime, in the device's DRAM."""
+
+
+class Tensors:
+    """Tensors on one device; all are two-dimensional, in whole tiles, unless said otherwise."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self._buffers: dict[tuple[str, int, int], Tensor] = {}
+        self._scratch: dict[tuple[str, int], Tensor] = {}
+        self.allocated = 0
+        """Tensors that were made so far."""
+
+    def put(self, host: torch.Tensor, fmt: Format = "bf16") -> Tensor:
+        """A new tensor that holds what `host` holds, rounded to the format."""
+        self.allocated += 1
+        return runtime.put(host, fmt, self.device)
+
+    def zeros(self, rows: int, columns: int, fmt: Format = "bf16") -> Tensor:
+        """A new tensor of zeros."""
+        self.allocated += 1
+        return runtime.zeros(rows, columns, fmt, self.device)
+
+    def buffer(self, name: str, rows: int, columns: int) -> Tensor:
+        """The bf16 tensor of that name and size, the same one each time; zeros at first."""
+        key = (name, rows, columns)
+        if key not in self._buffers:
+            self._buffers[key] = self.zeros(rows, columns)
+        return self._buffers[key]
+
+    def scratch(self, name: str, rows: int, columns: int) -> Tensor:
+        """A bf16 tensor of at least so many rows, for what nobody reads after the launch."""
+        key = (name, columns)
+        if key not in self._scratch or self._scratch[key].shape[0] < rows:
+            self._scratch[key] = self.zeros(rows, columns)
+        return self._scratch[key]
+
+    def upload(self, name: str, host: torch.Tensor) -> Tensor:
+        """The buffer of that name, now holding `host`: an input of a step, at one address always.
+
+        Args:
+            name: of the buffer.
+            host: [rows, columns]; rows are filled up with zeros to whole tiles.
+        """
+        rows = -(-len(host) // TILE) * TILE
+        tensor = self.buffer(name, rows, host.shape[1])
+        runtime.write(tensor, F.pad(host, (0, 0, 0, rows - len(host))), "bf16")
+        return tensor
+
+    def get(self, tensor: Tensor) -> torch.Tensor:
+        """On the host, float32."""
+        return runtime.get(tensor)
+
+    def copy_tile_rows(self, target: Tensor, source: Tensor, table: torch.Tensor) -> None:
+        """Copies whole tile rows: row i of the source to row `table[i]` of the target, −1: nowhere.
+
+        Args:
+            target: [n · 32, D]
+            source: [m · 32, D]
+            table: int32 [m]
+        """
+        runtime.copy_tile_rows(target, source, table, self.device)

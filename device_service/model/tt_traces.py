@@ -1,0 +1,57 @@
+"""Recorded steps: on a card, a step of a shape that ran before is one command instead of hundreds.
+
+A trace replays its launches with the addresses that they had, so all that changes from step to step
+lies in buffers of fixed addresses, and every allocation makes the recorded traces void. What a
+simulated chip offers (slow dispatch) has no traces: there each step is launched anew. Knows nothing
+of models; written for a card and not yet run on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from device_service.model.tt_tensors import Tensor, Tensors
+from kernels import runtime
+
+Launch = Callable[[], Tensor]
+
+
+class Traces:
+    """One trace for each shape of a step."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._enabled = runtime.can_trace()
+        self._allocated = 0
+        self._recorded: dict[Hashable, tuple[Any, Tensor]] = {}
+
+    def run(self, shape: Hashable, launch: Launch) -> Tensor:
+        """Launches a step, or replays it.
+
+        Args:
+            shape: all that decides which programs run on which buffers.
+            launch: launches them; reads nothing from the host.
+
+        Returns:
+            What `launch` returns: the tensor with the step's result.
+        """
+        if not self._enabled:
+            return launch()
+        if self._tensors.allocated != self._allocated:
+            self._drop()
+        if shape in self._recorded:
+            trace, result = self._recorded[shape]
+            runtime.replay(self._tensors.device, trace)
+            return result
+        result = launch()  # compiles, and allocates what it lacks
+        if self._tensors.allocated != self._allocated:
+            self._drop()
+            self._allocated = self._tensors.allocated
+        self._recorded[shape] = runtime.record(self._tensors.device, launch), result
+        return result
+
+    def _drop(self) -> None:
+        for trace, _ in self._recorded.values():
+            runtime.release(self._tensors.device, trace)
+        self._recorded.clear()

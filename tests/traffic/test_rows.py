@@ -1,0 +1,52 @@
+"""What must hold of a decode step of E2B and E4B on a p150, and what is said where none runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from device_service.model.tt_boards import BOARDS
+from device_service.model.tt_plan import Precision
+from tests.traffic import page
+from tests.traffic.rows import CONTEXTS, MUST, make_row
+
+P150 = BOARDS["p150"]
+
+
+def check(model: str, weights: Precision, context: int) -> None:
+    row = make_row(model, P150, weights, 1, context)
+    assert row.why_not is None
+    assert row.weight_read_ratio is not None
+    assert 1 <= row.weight_read_ratio <= 1.02
+    assert row.step_ratio is not None
+    assert 1 <= row.step_ratio <= 1.10
+    assert row.launches_per_layer is not None
+    assert row.launches_per_layer <= 8
+    assert row.min_cores is not None
+    assert row.min_cores >= 64
+    assert row.predicted_tokens_per_s is not None
+    assert row.ceiling_tokens_per_s is not None
+    assert 14 < row.predicted_tokens_per_s < row.ceiling_tokens_per_s
+
+
+@pytest.mark.parametrize(("model", "weights"), [("E2B", "bfp8"), ("E4B", "bf16")])
+def test_a_step_reads_weights_once_in_few_launches(model: str, weights: Precision) -> None:
+    check(model, weights, 128)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("weights", ["bf16", "bfp8"])
+@pytest.mark.parametrize("model", ["E2B", "E4B"])
+def test_so_do_all_steps_of_one_sequence(model: str, weights: Precision, context: int) -> None:
+    check(model, weights, context)
+
+
+def test_what_does_not_fit_is_a_row_with_the_reason() -> None:
+    row = make_row("E4B", BOARDS["n150"], "bf16", 32, 131072)
+    assert row.why_not is not None
+    assert "GiB" in row.why_not
+    told = json.loads(json.dumps(row.json()))
+    assert all(told[name] is None for name in MUST)
+    assert page.line(row).count("|") == page.HEADER.partition("\n")[0].count("|")
