@@ -1,7 +1,8 @@
 """The steps that small checkpoints run on a simulated chip: a table, read by test and program.
 
-Windows are 16 positions, rings 64 places, and a full layer's first bucket is 128 positions: a few
-steps pass them all. Knows steps; knows no device.
+Windows are 16 positions and rings 64 places, filled from staging of 128; full layers read 64 places
+at first, 128 from position 128 and 256 from 192 on: a few steps pass them all. Knows steps; knows no
+device.
 """
 
 from __future__ import annotations
@@ -92,12 +93,18 @@ SCENARIOS: Sequence[Scenario] = (
     ),
     Scenario(
         "rewind",
-        (((0, 0, 12, 1),), ((0, 8, 5, 5),), ((0, 8, 4, 4), (1, 0, 2, 2)), ((0, 10, 3, 3),)),
+        (
+            *_prompt(0, 70),
+            ((0, 44, 5, 5),),
+            ((0, 44, 4, 4), (1, 0, 2, 2)),
+            ((0, 46, 3, 3),),
+        ),
     ),
     Scenario(
-        "ring", (*_prompt(1, 62), *(((1, n, 1, 1),) for n in range(62, 68)), *_prompt(1, 90, 68))
+        "ring",
+        (*_prompt(1, 158), *(((1, n, 1, 1),) for n in range(158, 163)), *_prompt(1, 190, 163)),
     ),
-    Scenario("bucket", (*_prompt(0, 126), ((0, 126, 1, 1),), ((0, 127, 4, 4),), ((0, 131, 1, 1),))),
+    Scenario("bucket", (*_prompt(0, 190), ((0, 190, 1, 1),), ((0, 191, 4, 4),), ((0, 195, 1, 1),))),
 )
 ON_WOLFPINE = Scenario(
     "two-rows", (((1, 0, 2, 2),), ((1, 2, 1, 1), (0, 0, 1, 1))), slots=2, context_length=32
