@@ -184,7 +184,7 @@ def record(
     tensors = _Tensors()
     operations = _Operations(board, tensors)
     weights = _Weights(config, precision)
-    decoder = TtDecoder(config, weights, tensors, operations, batch, context, _silent)
+    decoder = TtDecoder(config, weights, tensors, operations, batch, context)
 
     def after(layer: int, _: torch.Tensor) -> None:
         operations.layer = layer + 1 if layer + 1 < len(config.layers) else None
@@ -202,7 +202,3 @@ def record(
     last = step(context - 1) if context - 1 > edge else flushing
     assert flushing.moves
     return Step(tuple(last.calls), tuple(flushing.moves), sum(last.uploads), sum(last.downloads))
-
-
-def _silent(_: str) -> None:
-    return None
