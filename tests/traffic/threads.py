@@ -87,18 +87,23 @@ class Launch:
     core_bytes: Counter[int] = field(default_factory=Counter[int])
     """By core."""
     work: dict[int, Counter[str]] = field(default_factory=dict[int, Counter[str]])
-    """By core, what its compute thread does, in tiles by kind: "product" of two tiles, "store",
-    and each elementwise operation by its name."""
+    """By core, what its compute thread does, in tiles by kind: "product" of two tiles, "store", and
+    each elementwise operation by its name. "mul" is of two buffers' blocks, the matrix engine's;
+    "mul after" of what the expression made before, the vector engine's; "add product" adds a
+    product where it is summed, which is no work of its own."""
 
 
 class _Block:
     """A block of a dataflow buffer, or what an expression makes: a shape and a format."""
 
-    __slots__ = ("dtype", "machine", "shape", "size")
+    __slots__ = ("dtype", "is_product", "machine", "made", "shape", "size")
 
-    def __init__(self, shape: Tiles, dtype: Any, machine: _Machine) -> None:
+    def __init__(self, shape: Tiles, dtype: Any, machine: _Machine, made: bool = True) -> None:
         self.shape, self.dtype, self.machine = shape, dtype, machine
         self.size = math.prod(shape)
+        self.is_product = False
+        self.made: _Block = self if made else _Block(shape, dtype, machine)
+        """What an expression makes of one like this."""
 
     def __enter__(self) -> _Block:
         return self
@@ -114,8 +119,12 @@ class _Block:
     def _with(self, other: _Block, name: str) -> _Block:
         if other.shape != self.shape or other.dtype != self.dtype:
             raise ValueError(f"{name} of blocks {self.shape} and {other.shape}")
+        if name == "add" and self.is_product != other.is_product:
+            name = "add product"
+        elif self.made is self or other.made is other:
+            name = f"{name} after"
         self.machine.work[name] += self.size
-        return self
+        return self.made
 
     def __add__(self, other: _Block) -> _Block:
         return self._with(other, "add")
@@ -135,14 +144,16 @@ class _Block:
         if inner != inner_too:
             raise ValueError(f"matmul of {self.shape} and {other.shape} tiles")
         self.machine.work["product"] += rows * inner * columns
-        return _Block((rows, columns), self.dtype, self.machine)
+        product = _Block((rows, columns), self.dtype, self.machine)
+        product.is_product = True
+        return product
 
 
 class _Buffer:
     """Stands for a dataflow buffer: always room, always full; a block holds nothing anyway."""
 
     def __init__(self, dfb: Any, machine: _Machine) -> None:
-        self._block = _Block(tuple(dfb.shape), dfb.likeness_tensor.dtype, machine)
+        self._block = _Block(tuple(dfb.shape), dfb.likeness_tensor.dtype, machine, made=False)
 
     def reserve(self) -> _Block:
         return self._block
@@ -214,7 +225,7 @@ class _Math:
     def _plain(self, name: str) -> Callable[..., _Block]:
         def operation(block: _Block, *_: Any) -> _Block:
             self._machine.work[name] += block.size
-            return block
+            return block.made
 
         return operation
 

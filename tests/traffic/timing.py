@@ -31,12 +31,17 @@ step known of untraced models of a thousand launches; 5 µs of a trace."""
 HOST_BYTES_PER_SECOND = 12e9
 """Of a step's inputs and its logits. Assumed."""
 
+_ADDED = ("add", "sub", "max", "min")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "product": ("product",),
-    "elementwise": ("add", "sub", "mul", "abs", "neg", "max", "min", "sign", "signbit", "square"),
-    "special": ("exp", "recip", "rsqrt", "sqrt", "tanh", "sigmoid"),
-    "spread": ("broadcast",),
-    "turn": ("transpose",),
+    "in the matrix engine": ("add", "sub", "mul", "add product"),
+    "added": (*(f"{name} after" for name in _ADDED), "max", "min", "neg", "abs", "sign", "signbit"),
+    "multiplied": ("mul after", "square"),
+    "exp": ("exp",),
+    "reciprocal": ("recip", "rsqrt", "sqrt"),
+    "tanh": ("tanh", "sigmoid"),
+    "broadcast": ("broadcast",),
+    "transpose": ("transpose",),
     "reduce": ("reduce",),
     "fill": ("fill",),
     "store": ("store", "typecast"),
@@ -101,7 +106,7 @@ def prices() -> Prices:
 
 def _non_negative(work: Any, charged: Any) -> Any:
     """Least squares, relative to what was charged, without negative prices: Lawson and Hanson."""
-    scale = 1 / np.maximum(charged, 1)
+    scale = 1 / (charged + charged.mean() / 10)
     a, b = work * scale[:, None], charged * scale
     x, used = np.zeros(a.shape[1]), np.zeros(a.shape[1], dtype=bool)
     for _ in range(10 * a.shape[1]):
