@@ -83,6 +83,9 @@ def choose(kind: Kind) -> None:
 
 
 def _simulator() -> _Chosen:
+    import torch
+
+    torch.set_num_threads(1)  # a product of tiles is too small to share: four times the work
     try:
         from kernels import simulator
     except ImportError as error:

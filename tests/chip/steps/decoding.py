@@ -63,7 +63,6 @@ def on_chip(
             Operations(P150_GRID, tensors),
             slots,
             context_length,
-            report,
         )
     return OnChip(config, checkpoint, decoder)
 

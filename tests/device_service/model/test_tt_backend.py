@@ -23,6 +23,8 @@ runtime.choose("sim")
 
 from device_service.model.tt_decoder import TtDecoder  # noqa: E402
 from device_service.model.tt_operations import Operations  # noqa: E402
+from device_service.model.tt_tensors import Tensors  # noqa: E402
+from device_service.model.tt_weights import CheckpointWeights  # noqa: E402
 
 GRID = (11, 10)
 NUM_SLOTS = 2
@@ -37,9 +39,11 @@ class Setup:
         checkpoint = Checkpoint.open(folder, self.config)
         self._exact = ReferenceModel(self.config, checkpoint)
         self._rounded = ReferenceModel(self.config, checkpoint, torch.bfloat16)
-        operations = Operations(GRID, None)
+        tensors = Tensors(None)
+        weights = CheckpointWeights(checkpoint, self.config, None, "bf16", lambda _: None)
+        operations = Operations(GRID, tensors)
         self.decoder = TtDecoder(
-            self.config, checkpoint, None, operations, NUM_SLOTS, context_length, lambda _: None
+            self.config, weights, tensors, operations, NUM_SLOTS, context_length
         )
 
     def ids(self, length: int, seed: int = 1) -> list[int]:
