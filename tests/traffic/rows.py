@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
+
+import torch
 
 from device_service.model.architecture import ModelConfig
 from device_service.model.config import parse_config
@@ -135,11 +139,23 @@ def make_row(model: str, board: Board, weights: Precision, batch: int, context: 
     )
 
 
-def all_rows() -> Iterator[Row]:
-    """Every row, models first."""
-    for model in MODELS:
-        for board in BOARDS.values():
-            for weights in WEIGHTS:
-                for batch in BATCHES:
-                    for context in CONTEXTS:
-                        yield make_row(model, board, weights, batch, context)
+def rows_of(model: str, boards: Sequence[str]) -> list[Row]:
+    """Every row of a model on boards of one grid, which launch the same."""
+    return [
+        make_row(model, BOARDS[board], weights, batch, context)
+        for board in boards
+        for weights in WEIGHTS
+        for batch in BATCHES
+        for context in CONTEXTS
+    ]
+
+
+def all_rows(processes: int = 2) -> Iterator[list[Row]]:
+    """Every row, models first; each model and grid in a process of its own."""
+    grids: dict[tuple[int, int], list[str]] = {}
+    for board in BOARDS.values():
+        grids.setdefault(board.grid, []).append(board.name)
+    work = [(model, boards) for model in MODELS for boards in grids.values()]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(rows_of, *zip(*work, strict=True))
