@@ -15,6 +15,7 @@ from device_service.model.architecture import ModelConfig
 from device_service.model.config import parse_config
 from device_service.model.tt_boards import BOARDS, Board
 from device_service.model.tt_plan import FORMATS, PlanError, Precision, make_plan
+from kernels import runtime
 from kernels.runtime import TILE_BYTES
 from tests.device_service.model.released import E2B, E4B
 from tests.traffic import timing
@@ -141,6 +142,7 @@ def make_row(model: str, board: Board, weights: Precision, batch: int, context: 
 
 def rows_of(model: str, boards: Sequence[str]) -> list[Row]:
     """Every row of a model on boards of one grid, which launch the same."""
+    torch.set_num_threads(1)
     return [
         make_row(model, BOARDS[board], weights, batch, context)
         for board in boards
@@ -157,5 +159,5 @@ def all_rows(processes: int = 2) -> Iterator[list[Row]]:
         grids.setdefault(board.grid, []).append(board.name)
     work = [(model, boards) for model in MODELS for boards in grids.values()]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(processes, spawn, runtime.choose, ("sim",)) as pool:
         yield from pool.map(rows_of, *zip(*work, strict=True))

@@ -182,6 +182,8 @@ class Kernel:
 
     launches: int = 0
     num_bytes: int = 0
+    matrix_bytes: int = 0
+    """Of them, read of weight matrices."""
     cores: int = 1 << 30
     """The fewest that move anything."""
     l1_bytes: int = 0
@@ -201,6 +203,11 @@ def by_kernel(calls: Iterable[Call], board: Board) -> Mapping[str, Kernel]:
         unit, cycles = prices().busy(counted.most_work)
         one.launches += 1
         one.num_bytes += counted.num_bytes
+        one.matrix_bytes += sum(
+            operand.read_bytes
+            for handle, operand in zip(call.operands, counted.operands, strict=True)
+            if handle.role == "weights"
+        )
         one.cores = min(one.cores, counted.working)
         one.l1_bytes = max(one.l1_bytes, counted.l1_bytes)
         one.dram += counted.num_bytes / board.dram_bytes_per_second / board.bandwidth_share
