@@ -51,4 +51,4 @@ def test_work_without_a_price_is_refused() -> None:
 def test_every_kind_of_work_of_a_step_has_a_price() -> None:
     priced = timing.prices()
     assert priced.of_unit["Matrix"]["product"] > 16
-    assert max(priced.worst.values()) < 0.5
+    assert max(priced.worst.values()) < 0.1

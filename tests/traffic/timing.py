@@ -56,7 +56,8 @@ class Prices:
     of_unit: Mapping[str, Mapping[str, float]]
     num_cases: int
     worst: Mapping[str, float]
-    """Of each unit, the largest relative error over the cases in which it is busiest."""
+    """Of each unit, the largest relative error over the cases in which it is busiest, for a
+    thousand cycles or more."""
 
     def busy(self, work: Mapping[str, int]) -> tuple[str, float]:
         """The busiest unit and its cycles."""
@@ -97,7 +98,7 @@ def prices() -> Prices:
         fitted = _non_negative(work, charged)
         of_unit[unit] = dict(zip(KINDS, fitted.tolist(), strict=True))
         busiest = [max(r["busy_cycles"], key=lambda u: r["busy_cycles"][u]) for r in rows.values()]
-        mine = np.array([name == unit for name in busiest])
+        mine = np.array([name == unit for name in busiest]) & (charged >= 1000)
         if mine.any():
             error = abs(work[mine] @ fitted - charged[mine]) / charged[mine]
             worst[unit] = float(error.max())
