@@ -65,7 +65,7 @@ def test_what_a_launch_allocates_is_part_of_its_recording(card: Card) -> None:
     traces = Traces(tensors)
 
     def first() -> str:
-        tensors.allocated += 1
+        tensors.allocated = 1
         return card.launch()
 
     traces.run("one", first)
