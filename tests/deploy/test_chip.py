@@ -54,7 +54,7 @@ def test_a_preparation_that_fails_says_why(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'prepare: no ttnn in this Python' >&2\nexit 1\n")
     python.chmod(0o755)
-    with pytest.raises(chip.ChipError, match="^prepare: no ttnn in this Python$"):
+    with pytest.raises(chip.ChipError, match=r"^prepare: no ttnn in this Python$"):
         chip.environment("wolfpine", python)
 
 
