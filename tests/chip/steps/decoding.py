@@ -22,7 +22,7 @@ from device_service.model.tt_operations import Operations
 from device_service.model.tt_tensors import Tensors
 from device_service.model.tt_weights import CheckpointWeights, pad_head
 from kernels import runtime
-from kernels.runtime import P150_GRID, TILE
+from kernels.runtime import P150_GRID, TILE, Grid
 from tests.chip.steps.judging import KeysValues, Weights
 
 Observe = Callable[[int, torch.Tensor], None]
@@ -45,9 +45,15 @@ class OnChip:
 
 
 def on_chip(
-    model_dir: Path, weights: Weights, device: Any, *, slots: int, context_length: int
+    model_dir: Path,
+    weights: Weights,
+    device: Any,
+    *,
+    slots: int,
+    context_length: int,
+    grid: Grid = P150_GRID,
 ) -> OnChip:
-    """Loads a checkpoint onto the device."""
+    """Loads a checkpoint onto the device, for that many columns and rows of its cores."""
     config = load_config(model_dir)
     checkpoint = Checkpoint.open(model_dir, config)
     tensors = Tensors(device)
@@ -60,7 +66,7 @@ def on_chip(
             config,
             CheckpointWeights(checkpoint, config, device, weights, report),
             tensors,
-            Operations(P150_GRID, tensors),
+            Operations(grid, tensors),
             slots,
             context_length,
         )
