@@ -202,7 +202,3 @@ def record(
     last = step(context - 1) if context - 1 > edge else flushing
     assert flushing.moves
     return Step(tuple(last.calls), tuple(flushing.moves), sum(last.uploads), sum(last.downloads))
-
-
-def _silent(_: str) -> None:
-    return None
