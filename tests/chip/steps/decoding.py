@@ -82,11 +82,11 @@ def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
         if not layer.owns_kv:
             continue
         cache = chip.decoder._caches.of(layer)
-        assert count <= cache.stride, "a ring that wraps would need its newest positions only"
+        newest = torch.arange(max(0, count - cache.stride), count)  # a ring has no more
         for target, values in zip((cache.k, cache.v), keys_values[layer.index], strict=True):
-            padded = pad_head(values[:, :count].float(), layer.head_dim)
+            padded = pad_head(values[:, newest].float(), layer.head_dim)
             places = torch.zeros(layer.num_kv_heads, cache.stride, padded.shape[2])
-            places[:, :count] = padded
+            places[:, newest % cache.stride] = padded
             runtime.write(target, places.flatten(0, 1), "bf16")
     chip.decoder.clear()
     chip.decoder._staging._cached_tiles[0] = max(0, count // TILE - 1)

@@ -136,7 +136,7 @@ ON_WOLFPINE = Run(
     Scenario("two-rows", (((0, 0, 2, 2),), ((0, 2, 1, 1),)), slots=1, context_length=64),
     grid=(2, 2),
     overrides=(
-        ("layer_types", ("sliding_attention", "full_attention") * 2),
+        ("layer_types", ["sliding_attention", "full_attention"] * 2),
         ("num_hidden_layers", 4),
         ("num_kv_shared_layers", 2),
     ),
