@@ -73,6 +73,7 @@ def on_chip(
     return OnChip(config, checkpoint, decoder)
 
 
+@torch.inference_mode()
 def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
     """Puts the first `count` positions' keys and values into slot 0, the only one.
 
