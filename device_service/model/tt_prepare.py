@@ -202,11 +202,12 @@ def _write_part(
     """Writes a part beside its place, then moves it there."""
     partial = _partial(part)
     (out / partial).mkdir()
+
+    def write(tensor: DeviceTensor) -> StoredTensor:
+        return _write(file_of(out, partial, tensor.name), tensor, values[tensor.name])
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        written = pool.map(
-            lambda x: _write(file_of(out, partial, x.name), x, values[x.name]), tensors
-        )
-        stored = {x.name: one for x, one in zip(tensors, written, strict=True)}
+        stored = dict(zip((x.name for x in tensors), pool.map(write, tensors), strict=True))
     sync_directory(out / partial)
     (out / partial).rename(out / part)
     sync_directory(out)
