@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from device_service.model.interface import Span, StepBatch
+from kernels.runtime import P150_GRID, Grid
 from tests.checkpoints import FAMILIES, VOCAB_SIZE, Family
 from tests.chip.steps.judging import Weights
 
@@ -107,10 +109,6 @@ SCENARIOS: Sequence[Scenario] = (
         "bucket", (*_prompt(3, 190), *_rows(3, 190, 192), ((3, 192, 4, 4),), *_rows(3, 196, 197))
     ),
 )
-ON_WOLFPINE = Scenario(
-    "two-rows", (((1, 0, 2, 2),), ((1, 2, 1, 1), (0, 0, 1, 1))), slots=2, context_length=64
-)
-"""For a simulator in Python."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,9 @@ class Run:
     family: Family
     weights: Weights
     scenario: Scenario
+    grid: Grid = P150_GRID
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """Of the checkpoint's configuration."""
 
     @property
     def name(self) -> str:
@@ -129,7 +130,18 @@ class Run:
 
 IN_BFP8 = ("decode-3", "chunks")
 """The weights' format does not meet what the other scenarios are about."""
-WOLFPINE_FAMILY: Family = "e2b"
+ON_WOLFPINE = Run(
+    "e2b",
+    "bf16",
+    Scenario("two-rows", (((0, 0, 2, 2),), ((0, 2, 1, 1),)), slots=1, context_length=64),
+    grid=(2, 2),
+    overrides=(
+        ("layer_types", ["sliding_attention", "full_attention"] * 2),
+        ("num_hidden_layers", 4),
+        ("num_kv_shared_layers", 2),
+    ),
+)
+"""For a simulator in Python: few cores, two layers of each kind, own keys and shared ones."""
 
 
 def all_runs() -> Iterator[Run]:
@@ -144,4 +156,4 @@ def all_runs() -> Iterator[Run]:
 
 def wolfpine_runs() -> list[Run]:
     """What a simulator in Python does in some minutes."""
-    return [Run(WOLFPINE_FAMILY, "bf16", ON_WOLFPINE)]
+    return [ON_WOLFPINE]
