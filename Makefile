@@ -27,7 +27,7 @@ PIP_TT := $(VENV_TT)/bin/python -m pip --disable-pip-version-check $(PIP_ARGS)
 PROTOS := $(shell find protos -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve chat test test-kernels test-chip .chip chip-e2b chip-e4b chip-real-model \
+.PHONY: help demo serve chat test test-kernels test-chip test-hardware .chip chip-e2b chip-e4b chip-real-model \
         chip-report mock-cards traffic traffic-cycles test-real-model test-soak check format proto \
         bench-decode bench-precision model-demo model-gemma3-270m clean
 
@@ -60,6 +60,11 @@ test-chip chip-e2b chip-e4b chip-real-model: SIMULATOR := $(or $(SIMULATOR),wolf
 test-chip: .chip $(VENV)/.dev $(VENV_TT)/.serve ## Compiled kernels on a simulated Blackhole (SIMULATOR=… for the vendor's)
 	@TESSERA_SIMULATOR="$(SIMULATOR)" $(BIN)/python -m pytest -m chip tests/chip; failed=$$?; \
 	    [ "$(SIMULATOR)" = wolfpine ] || $(BIN)/python -m tests.chip.report; exit $$failed
+
+HAS_CHIP := $(SIMULATOR)$(TT_METAL_SIMULATOR)$(wildcard /dev/tenstorrent/[0-9]*)
+test-hardware: $(if $(HAS_CHIP),$(VENV)/.dev $(VENV_TT)/.serve) ## What only a card can say, into .cache/hardware-report.md; skips without one
+	@$(if $(HAS_CHIP),$(BIN)/python,$(PYTHON)) -m tests.hardware --simulator "$(SIMULATOR)" \
+	    $(if $(MODEL:demo=),--model "$(MODEL)")
 
 chip-e2b: .chip $(VENV)/.dev $(VENV_TT)/.serve ## A decode step of a full-size random E2B on the vendor's simulator (SIMULATOR=…; half an hour)
 	$(call full_size,e2b)

@@ -149,6 +149,7 @@ def demo(services: Services, can_chat: bool, is_slow: bool = False) -> int:
     for prompt in prompts:
         print(f'\n$ tessera generate {" ".join(mode)} "{prompt}"', flush=True)
         if code := tessera(services.gateway_address, "generate", *mode, prompt):
+            services.device.check_running()  # a simulator that refuses an instruction ends it
             return code
     print("\nNow yourself: `make chat` to talk, `make serve` to keep both programs running.")
     return 0

@@ -48,7 +48,7 @@ def checks(machine: Machine) -> list[Check]:
     if "TT_METAL_SIMULATOR" in machine.variables:
         found += _simulator(machine)
     else:
-        found += [*_cards(machine), _driver(machine), _huge_pages(machine)]
+        found += [*_cards(machine), _driver(machine), _huge_pages(machine), *_dispatch(machine)]
     return [*found, _compiler(machine), _variables(machine)]
 
 
@@ -163,6 +163,12 @@ def _cards(machine: Machine) -> Iterator[Check]:
         else:
             todo = "this user may not read and write it: see its owner, group and udev rules"
             yield Check("card", "missing", said, todo)
+
+
+def _dispatch(machine: Machine) -> Iterator[Check]:
+    if machine.variables.get("TT_METAL_SLOW_DISPATCH_MODE"):
+        said = "TT_METAL_SLOW_DISPATCH_MODE is set, so no step is traced: slow on a card"
+        yield Check("dispatch", "warning", said, "unset it")
 
 
 def _driver(machine: Machine) -> Check:

@@ -109,15 +109,9 @@ class AttentionOutConfig:
     def shares(self) -> int:
         """S, into how many parts K falls; 0: none fits."""
         k_tiles, columns = self.heads * self.width, self.n // TILE
+        fitting = [s for s in range(1, k_tiles + 1) if k_tiles % s == 0 and self._blocks(s)]
         enough = min(64, self.grid[0] * self.grid[1])
-        return next(
-            (
-                s
-                for s in range(1, k_tiles + 1)
-                if k_tiles % s == 0 and s * columns >= enough and self._blocks(s)
-            ),
-            0,
-        )
+        return next((s for s in fitting if s * columns >= enough), max(fitting, default=0))
 
     @property
     def w_blocks(self) -> int:

@@ -262,7 +262,7 @@ def copy_tile_rows(target: Any, source: Any, table: torch.Tensor, device: Any) -
         device: where the tensors are.
     """
     if kind() == "sim":
-        for i, row in enumerate(table.tolist()):
+        for i, row in enumerate(int(entry) for entry in table):
             if row >= 0:
                 rows = slice(row * TILE, (row + 1) * TILE)
                 target._tensor[rows] = source._tensor[i * TILE : (i + 1) * TILE]

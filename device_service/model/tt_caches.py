@@ -56,9 +56,13 @@ class Caches:
         for layer in self._layers:
             places, size = stride(layer, context_length), padded_head(layer.head_dim)
             rows = num_slots * layer.num_kv_heads
-            cached = [tensors.zeros(rows * places, size) for _ in range(2)]
-            staged = [tensors.zeros(rows * STAGED, size) for _ in range(2)]
-            self._of[layer.index] = LayerCache(*cached, *staged, places)
+            self._of[layer.index] = LayerCache(
+                k=tensors.zeros(rows * places, size),
+                v=tensors.zeros(rows * places, size),
+                k_staged=tensors.zeros(rows * STAGED, size),
+                v_staged=tensors.zeros(rows * STAGED, size),
+                stride=places,
+            )
 
     def of(self, layer: LayerConfig) -> LayerCache:
         """What the layer's queries see: its own, or an earlier layer's."""

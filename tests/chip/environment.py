@@ -56,13 +56,13 @@ def simulated(simulator: str) -> dict[str, str]:
         pytest.fail(str(error), pytrace=False)
 
 
-def mock(board: str) -> dict[str, str]:
-    """The environment of a mock card that kernels are compiled for."""
-    return _clean() | {
+def mock(board: str, *, compile_only: bool = True) -> dict[str, str]:
+    """The environment of a mock card: to compile kernels for, or to enqueue them on for nothing."""
+    env = {
         "TT_METAL_MOCK_CLUSTER_DESC_PATH": str(HERE / f"{board}.yaml"),
         "TT_METAL_SLOW_DISPATCH_MODE": "1",
-        "TTLANG_COMPILE_ONLY": "1",
     }
+    return _clean() | env | ({"TTLANG_COMPILE_ONLY": "1"} if compile_only else {})
 
 
 def rows(mode: str, names: Sequence[str], env: dict[str, str], folder: Path) -> dict[str, dict]:

@@ -36,12 +36,13 @@ def rows(
     folder: Path,
     case_seconds: float = CASE_SECONDS,
     program: str = "tests.chip.run_cases",
+    processes: int = PROCESSES,
 ) -> dict[str, Row]:
     """One row a name, as the program wrote it, or with "error" where there is none."""
     command = [str(python), "-m", program, mode]
     workers = [
-        _Worker(command, names[i::PROCESSES], env, folder / f"{mode}-{i}", case_seconds)
-        for i in range(min(PROCESSES, len(names)))
+        _Worker(command, names[i::processes], env, folder / f"{mode}-{i}", case_seconds)
+        for i in range(min(processes, len(names)))
     ]
     try:
         while sum(worker.goes_on() for worker in workers):

@@ -87,6 +87,7 @@ def test_what_is_missing_refuses_a_start_in_one_line_with_what_to_do(
     [
         ({"huge_pages": 0}, "huge pages"),
         ({"huge_mount": ""}, "huge pages"),
+        ({"variables": {"TT_METAL_SLOW_DISPATCH_MODE": "1"}}, "dispatch"),
         ({"driver": ""}, "driver"),  # a container may show the card and not /sys
     ],
 )

@@ -76,7 +76,7 @@ def _chip(family: Family, weights: Weights, device: Any, slots: int, context_len
     """Kept for the scenarios that follow."""
     folder = Path(f"checkpoint-{family}")
     if not (folder / "config.json").exists():
-        write_checkpoint(folder, family, dtype=torch.bfloat16)
+        write_checkpoint(folder, family, dtype=torch.bfloat16, calm=True)
     return on_chip(folder, weights, device, slots=slots, context_length=context_length)
 
 

@@ -1,0 +1,173 @@
+"""`make test-hardware`: everything that only a card can say, into a report file to send.
+
+    python -m tests.hardware [--simulator SIMULATOR] [--model DIR]…
+
+Runs the doctor, every kernel case whose grid fits the board, a small random checkpoint of every
+family, and the real checkpoints that are given or there, each in a process of its own with a time
+limit. Without a card it says so in one line and does nothing. With `--simulator` a simulated chip
+stands in for the card, so that this program is known to run to its end: its times tell nothing, and
+the report says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from deploy import chip
+from tests.hardware import report
+
+ROOT = chip.ROOT
+OUT = ROOT / ".cache/hardware-report"
+BOARDS = ("p150", "p100", "n150", "n300")
+GEMMA3 = ROOT / ".cache/models/gemma3-270m"
+CASE_SECONDS = 300.0
+MODEL_SECONDS = 3600.0
+
+Found = dict[str, Any]
+
+
+def main() -> int:
+    """Returns 0 where all that ran was right, or nothing could run."""
+    options = _options()
+    try:
+        env = chip.environment(options.simulator)
+    except chip.ChipError as error:
+        if options.simulator:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print(f"skipped: {error}")
+        return 0
+    env = _clean() | env
+    found: Found = {"simulated": chip.is_simulated(env), "doctor": _doctor(env)}
+    board = options.board or _board_of(found["doctor"])
+    found["board"] = board
+    if not found["doctor"]["can_serve"]:
+        print(report.doctor_lines(found["doctor"]), file=sys.stderr)
+        print("error: the device service could not run here; see above", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+        found["kernels"] = _kernels(board, env, Path(folder), options.kernels)
+        found["models"] = [
+            _model(model, precision, board, env, Path(folder), options.steps)
+            for model, precision in _models(options, Path(folder))
+        ]
+    OUT.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(report.markdown(found), encoding="utf-8")
+    failed = report.failures(found)
+    print("\n".join(failed) or "all well", flush=True)
+    print(f"report: {OUT.with_suffix('.md')} and .json")
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.hardware", description=__doc__)
+    parser.add_argument("--simulator", default="", help="stands in for a card: proves the program")
+    parser.add_argument("--board", choices=BOARDS, help="without it, as its driver says, or p150")
+    parser.add_argument("--kernels", help="only cases whose name has this in it")
+    parser.add_argument("--families", default="e2b,e4b,12b,31b,gemma3", help="small checkpoints")
+    parser.add_argument(
+        "--model", type=Path, action="append", default=[], help="a checkpoint directory; repeatable"
+    )
+    parser.add_argument("--small", action="store_true", help="small checkpoints only")
+    parser.add_argument("--precision", default="bf16,bfp8", help="of the checkpoints' weights")
+    parser.add_argument("--steps", type=int, default=50, help="that are timed")
+    return parser.parse_args()
+
+
+def _clean() -> dict[str, str]:
+    """This process's environment without what the functional simulator leaves in it."""
+    env = {k: v for k, v in os.environ.items() if k not in ("TTLANG_SIM_ONLY", "PYTHONPATH")}
+    return env | {"PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
+
+
+def _doctor(env: dict[str, str]) -> Found:
+    command = [chip.PYTHON, "-m", "device_service", "doctor", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        sys.exit(f"error: {' '.join(map(str, command))}: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _board_of(doctor: Found) -> str:
+    """As the driver names the card; p150 where it says nothing."""
+    said = " ".join(check["found"] for check in doctor["checks"] if check["name"] == "card")
+    return next((board for board in BOARDS if board in said), "p150")
+
+
+def _kernels(board: str, env: dict[str, str], folder: Path, only: str | None) -> dict[str, Found]:
+    """A row a case: what it is, its error and bound, or why there is none."""
+    from kernels import runtime
+
+    runtime.choose("sim")  # this process reads the table only
+    from tests.chip import runner
+    from tests.kernels.case import all_cases
+
+    fits = "n150" if board in ("n150", "n300") else "p150"
+    cases = [x for x in all_cases() if fits in x.boards and (only or "") in x.name]
+    print(f"==> {len(cases)} kernel cases", flush=True)
+    try:
+        # One process at a time: a card has one owner.
+        rows = runner.rows(
+            chip.PYTHON, "run", [x.name for x in cases], env, folder, CASE_SECONDS, processes=1
+        )
+    except runner.RunnerError as error:
+        sys.exit(f"error: no case could begin: {error}")
+    return {x.name: {"kernel": x.kernel, "bound": x.roundings} | rows[x.name] for x in cases}
+
+
+def _models(options: argparse.Namespace, folder: Path) -> list[tuple[Path, str]]:
+    """Small random ones in bf16, then the real ones in each precision."""
+    from tests.checkpoints import write_checkpoint
+
+    found: list[tuple[Path, str]] = []
+    for family in filter(None, options.families.split(",")):
+        (folder / family).mkdir()
+        write_checkpoint(folder / family, family)
+        found.append((folder / family, "bf16"))
+    if options.small:
+        return found
+    real = options.model or [x for x in (GEMMA3,) if (x / "config.json").is_file()]
+    if not real:
+        print("==> no real checkpoint: make model-gemma3-270m, or --model DIR")
+    return found + [(x.resolve(), y) for x in real for y in options.precision.split(",")]
+
+
+def _model(
+    model: Path, precision: str, board: str, env: dict[str, str], folder: Path, steps: int
+) -> Found:
+    print(f"==> {model.name}, {precision}", flush=True)
+    out, log = folder / "model.json", folder / "model.log"
+    out.unlink(missing_ok=True)
+    command = [chip.PYTHON, "-m", "tests.hardware.model_run", out, "--model", model]
+    flags = ["--board", board, "--precision", precision, "--steps", str(steps)]
+    why = ""
+    with log.open("w") as said:
+        try:
+            code = subprocess.run(
+                [*command, *flags],
+                cwd=folder,
+                env=env,
+                stdout=said,
+                stderr=said,
+                timeout=MODEL_SECONDS,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code, why = 0, f"no end after {MODEL_SECONDS:.0f} s"
+    if code:
+        lines = [x for x in log.read_text(errors="replace").splitlines() if "nanobind" not in x]
+        errors = [x for x in lines if "Error" in x]
+        why = f"exit {code}: {(errors or lines or [''])[-1][-400:]}"
+    measured = json.loads(out.read_text()) if out.is_file() else {}
+    return {"model": model.name, "precision": precision} | measured | {"error": why}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

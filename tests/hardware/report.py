@@ -1,0 +1,111 @@
+"""The report of `make test-hardware`: what was found, as a page to send. Knows no device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MIN_LAYER_PCC = {"bf16": 0.999, "bfp8": 0.995, "mixed": 0.0}
+"""Below these a model failed; mixed weights have no gate."""
+
+Found = dict[str, Any]
+
+SIMULATED = """\
+**Simulated.** A simulated chip stood in for a card. This shows that the program runs to its end and
+that the numbers of kernels and models are right; of speed and bandwidth it tells **nothing**.
+"""
+OPEN = """\
+Not measured here, because it is not written: two steps in flight. Traced decoding, where the table
+has no row for it, had no fast dispatch.
+"""
+
+
+def doctor_lines(doctor: Found) -> str:
+    """The checks, a line each."""
+    lines = [
+        f"{x['state']:<8}{x['name']:<18}{x['found']}" + (f" → {x['todo']}" if x["todo"] else "")
+        for x in doctor["checks"]
+    ]
+    return "\n".join(lines)
+
+
+def failures(found: Found) -> list[str]:
+    """What was wrong, a line each."""
+    lines = []
+    for name, row in found["kernels"].items():
+        if "error" in row:
+            lines.append(f"kernel {name}: {row['error']}")
+        elif row["roundings"] > row["bound"]:
+            lines.append(f"kernel {name}: {row['roundings']:.2f} roundings, bound {row['bound']}")
+    for row in found["models"]:
+        name = f"model {row['model']}, {row['precision']}"
+        if row["error"]:
+            lines.append(f"{name}: {row['error']}")
+        elif min(row["layer_pcc"]) < MIN_LAYER_PCC[row["precision"]]:
+            lines.append(f"{name}: a layer's PCC is {min(row['layer_pcc']):.5f}")
+    return lines
+
+
+def markdown(found: Found) -> str:
+    """The page."""
+    parts = [
+        f"# Tessera on a {'simulated ' if found['simulated'] else ''}{found['board']}\n",
+        SIMULATED if found["simulated"] else "",
+        f"```\n{doctor_lines(found['doctor'])}\n```\n",
+        "## What was wrong\n",
+        "\n".join(f"- {line}" for line in failures(found)) or "Nothing.",
+        "\n## Models\n",
+        _models(found["models"]),
+        _speeds(found["models"]),
+        OPEN,
+        "## Kernels\n",
+        "Error: largest difference from float32 torch, in bf16 roundings of the largest value of "
+        "its row. Seconds: the first call, compiling included.\n",
+        _kernels(found["kernels"]),
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _models(rows: list[Found]) -> str:
+    lines = [
+        "| model | weights | worst layer's PCC | logits' PCC | same best | load, s | warm-up, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if not row.get("layer_pcc"):
+            lines.append(f"| {row['model']} | {row['precision']} | {row['error']} | | | | |")
+            continue
+        seconds = row["wall_seconds"]
+        lines.append(
+            f"| {row['model']} | {row['precision']} | {min(row['layer_pcc']):.5f} "
+            f"| {row['logits_pcc']:.5f} | {100 * row['same_best']:.0f} % "
+            f"| {seconds['load']:.1f} | {seconds['warm_up']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _speeds(rows: list[Found]) -> str:
+    lines = [
+        "| model | weights | sequences | traced | step, ms | tokens/s | least DRAM bytes | share |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for speed in row.get("speeds", ()):
+            lines.append(
+                f"| {row['model']} | {row['precision']} | {speed['sequences']} "
+                f"| {'yes' if speed['traced'] else 'no'} | {1e3 * speed['step_seconds']:.2f} "
+                f"| {speed['tokens_per_second']:.1f} | {speed['dram_bytes'] / 1e6:.1f} MB "
+                f"| {100 * speed['bandwidth_share']:.1f} % |"
+            )
+        lines += [
+            f"| {row['model']} | {row['precision']} | {why} | | | | | |"
+            for why in row.get("not_measured", ())
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _kernels(rows: dict[str, Found]) -> str:
+    lines = ["| case | error | bound | s |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        error = "failed" if "error" in row else f"{row['roundings']:.2f}"
+        lines.append(f"| {name} | {error} | {row['bound']} | {row.get('wall_seconds', 0):.2f} |")
+    return "\n".join(lines) + "\n"
