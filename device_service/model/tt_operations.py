@@ -150,8 +150,11 @@ class Operations:
         self, layer: LayerShape, slots: int, waves: int, length: int, stride: int, part: int
     ) -> Operation:
         """Operands q, k, v, k_staged, v_staged, mask, mask_staged, o; see `kernels.attention`."""
+        units = waves * slots * layer.kv_heads
+        pieces = units * max(-(-length // part) + 1, layer.head_dim // TILE)
+        grid = self._block(pieces)
         config = AttentionConfig(
-            slots, layer.kv_heads, length, stride, layer.head_dim, self._grid, part, waves
+            slots, layer.kv_heads, length, stride, layer.head_dim, grid, part, waves
         )
         attend = self.build(attention, config)
 
@@ -165,7 +168,13 @@ class Operations:
     def attention_out(self, layer: LayerShape, chunks: int, n: int, weights: Format) -> Operation:
         """Operands units [chunks · kv_heads · 32, D], selection, w [heads · D, n], y [32, n]."""
         config = AttentionOutConfig(
-            layer.heads, layer.kv_heads, layer.head_dim, chunks, n, self._grid, weights
+            layer.heads,
+            layer.kv_heads,
+            layer.head_dim,
+            chunks,
+            n,
+            self._block(2 * n // TILE),
+            weights,
         )
         out = self.build(attention_out, config)
         identities = self._identities(config.shares)
@@ -183,7 +192,7 @@ class Operations:
     def mlp(self, d: int, f: int, weights: Format) -> Operation:
         """Operands x [32, d], gate, up [d, f], down [f, d], m [32, d]."""
         try:
-            config = MlpConfig(d, f, self._grid, weights)
+            config = MlpConfig(d, f, self._block(f // TILE), weights)
         except ValueError:  # f is no multiple of d, or d is too wide
             return self._mlp_in_parts(d, f, weights)
         fused = self.build(geglu_mlp, config)
@@ -213,7 +222,7 @@ class Operations:
     @cache  # noqa: B019
     def ple(self, d: int, p: int, eps: float) -> Operation:
         """Operands m, w_m, h, pli, gate, projection, w, s, y; see `kernels.ple`."""
-        config = PleConfig(d, self._grid, p, eps)
+        config = PleConfig(d, self._block(2 * d // TILE), p, eps)
         block = self.build(ple, config)
         identities = self._identities(max(config.gate_shares, config.projection_shares))
         buffer = self._tensors.buffer
@@ -233,6 +242,12 @@ class Operations:
         """Whole rows of cores, a core for each of so many equal pieces while there are cores."""
         columns, rows = self._grid
         return (min(work, columns), min(rows, -(-work // columns)))
+
+    def _block(self, work: int) -> Grid:
+        """As `_spread`, but two columns and two rows at least: kernels that multicast want them."""
+        columns, rows = self._grid
+        across = max(2, min(columns, -(-work // 2)))
+        return (across, max(2, min(rows, -(-work // across))))
 
     def _row(self, work: int) -> Grid:
         return (min(work, self._grid[0]), 1)
