@@ -112,7 +112,8 @@ bench-precision: $(VENV)/.dev model-gemma3-270m ## What bf16, bfp8 and bfp4 weig
 traffic: $(VENV)/.dev ## What a decode step moves, and what that predicts: kernels/traffic.md, traffic.svg
 	@$(BIN)/python -m tests.traffic
 
-traffic-cycles: $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
+traffic-cycles: SIMULATOR := wolfpine
+traffic-cycles: .chip $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
 	@$(BIN)/python -m tests.traffic.cycles
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)

@@ -2,216 +2,19 @@
 
     python -m device_service.prepare --model DIR --out BUNDLE [--weights bf16|bfp8|mixed]
 
-Transposed, joined, padded, tiled, in the device's number format. Needs no ttnn: the files are the
-same from any Python. Part after part (a layer; the head) is written beside its place, synced, moved
-there, and noted in the manifest: who is interrupted runs the same again and goes on, and what is
-there already is read and its digests are checked. Loading a bundle is `model/tt_bundle.py`.
+The work is `model/tt_prepare.py`'s. Any Python will do, and the files are the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import hashlib
-import os
-import shutil
 import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-import torch
-
-from device_service.model.checkpoint import Checkpoint, CheckpointError
-from device_service.model.config import load_config
-from device_service.model.config_fields import ConfigError
 from device_service.model.tt_boards import BOARDS
-from device_service.model.tt_bundle import (
-    HEAD,
-    MANIFEST,
-    VERSION,
-    BundleError,
-    Manifest,
-    StoredTensor,
-    check_digests,
-    check_sizes,
-    file_of,
-    holds,
-    part_of,
-    parts_of,
-    read_manifest,
-    sync_directory,
-    write_manifest,
-)
-from device_service.model.tt_plan import PlanError, Precision, make_plan
-from device_service.model.tt_weight_reader import TtShapeError, WeightReader
-from device_service.model.tt_weights import DeviceTensor, in_format
-from kernels.tensorbin import file_bytes, header
-from kernels.tiles import to_tiles
-
-ReportProgress = Callable[[str], None]
-
-_ERRORS = (BundleError, CheckpointError, ConfigError, PlanError, TtShapeError, OSError)
-
-
-def prepare(
-    model_dir: Path, out: Path, precision: Precision, board: str, report: ReportProgress
-) -> None:
-    """Writes the bundle `out`, or what of it is missing or damaged.
-
-    Args:
-        model_dir: config.json and safetensors files.
-        out: the bundle: a new or empty directory, or one that an earlier call began.
-        precision: of the matrices.
-        board: a name in `tt_boards.BOARDS`.
-        report: told of every part.
-
-    Raises:
-        ConfigError, CheckpointError: the model's files will not do, or a weight is not finite.
-        TtShapeError: the kernels' tiles do not divide the model.
-        PlanError: not even one sequence fits the board beside such weights.
-        BundleError: `out` is something else, or of something else, or in use.
-        OSError: the disk is too small, or something cannot be read or written.
-    """
-    config = load_config(model_dir)
-    checkpoint = Checkpoint.open(model_dir, config)
-    reader = WeightReader(checkpoint, config)
-    make_plan(config, BOARDS[board], precision=precision, slots=1, context_length=1)
-    identity = Manifest(VERSION, board, precision, checkpoint.digest(), {})
-    parts = parts_of(config, precision)
-    layers = {part_of(layer): layer for layer in config.layers}
-
-    def values(part: str) -> Mapping[str, torch.Tensor]:
-        return reader.head() if part == HEAD else reader.layer(layers[part]).present()
-
-    with _begun(out, identity) as manifest, torch.inference_mode():
-        done = _finished(out, manifest, parts, report)
-        missing = {part: _bytes(x) for part, x in parts.items() if part not in done}
-        if not missing:
-            report(f"{out} is complete: {len(parts)} parts, every digest as noted")
-            return
-        _clear(out, missing)
-        _check_room(out, sum(missing.values()))
-        report("looking through the tables that stay on the host")
-        reader.check_host()
-        begin, written = time.monotonic(), 0
-        for number, part in enumerate(parts, 1):
-            if part not in missing:
-                continue
-            stored = _write_part(out, part, parts[part], values(part))
-            checkpoint.release_pages()
-            done[part] = stored
-            in_order = {name: done[name] for name in parts if name in done}
-            write_manifest(out, replace(manifest, parts=in_order))
-            written += missing[part]
-            rate = written / (time.monotonic() - begin)
-            left = (sum(missing.values()) - written) / rate
-            report(
-                f"{part}, {number} of {len(parts)}: {missing[part] / 1e6:,.1f} MB,"
-                f" {rate / 1e9:.2f} GB/s, {left:.0f} s to go"
-            )
-    total = sum(map(_bytes, parts.values()))
-    report(f"wrote {out}: {precision} weights for a {board}, {total / 1e6:,.1f} MB")
-
-
-@contextmanager
-def _begun(out: Path, identity: Manifest) -> Generator[Manifest]:
-    """The bundle's manifest, new or as far as it came, while no other program writes there."""
-    if out.exists() and not out.is_dir():
-        raise BundleError(f"{out} exists and is no directory: name another")
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BundleError(f"{out} is being written by another program") from error
-        if not (out / MANIFEST).exists():
-            foreign = [x.name for x in out.iterdir() if x.name != f".{MANIFEST}.partial"]
-            if foreign:
-                raise BundleError(f"{out} holds {min(foreign)} and is no bundle: name another")
-            write_manifest(out, identity)
-        manifest = read_manifest(out)
-        digest, board, precision = identity.checkpoint_digest, identity.board, identity.precision
-        manifest.check_is_for(out, digest, board, precision)
-        yield manifest
-    finally:
-        os.close(descriptor)
-
-
-def _finished(
-    out: Path,
-    manifest: Manifest,
-    parts: Mapping[str, tuple[DeviceTensor, ...]],
-    report: ReportProgress,
-) -> dict[str, Mapping[str, StoredTensor]]:
-    """The parts that are there and good; tells of those that are not."""
-    done: dict[str, Mapping[str, StoredTensor]] = {}
-    for part, stored in manifest.parts.items():
-        if part not in parts or not holds(stored, parts[part]):
-            continue
-        try:
-            check_sizes(out, part, stored)
-            check_digests(out, part, stored)
-        except BundleError as damage:
-            report(f"{part} is made again: {str(damage).partition(':')[0]}")
-        else:
-            done[part] = stored
-    if done:
-        report(f"{len(done)} of {len(parts)} parts are there, every digest as noted")
-    return done
-
-
-def _clear(out: Path, missing: Iterable[str]) -> None:
-    """Removes what an interrupted run left of parts, and damaged ones; nothing else."""
-    for part in missing:
-        for name in (part, _partial(part)):
-            if (out / name).is_dir():
-                shutil.rmtree(out / name)
-
-
-def _partial(part: str) -> str:
-    return f".{part}.partial"
-
-
-def _bytes(tensors: tuple[DeviceTensor, ...]) -> int:
-    return sum(file_bytes(x.shape, x.fmt) for x in tensors)
-
-
-def _check_room(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise OSError(
-            f"{out} needs {needed / 1e6:,.1f} MB more, and its disk has {free / 1e6:,.1f} MB free"
-        )
-
-
-def _write_part(
-    out: Path, part: str, tensors: tuple[DeviceTensor, ...], values: Mapping[str, torch.Tensor]
-) -> Mapping[str, StoredTensor]:
-    """Writes a part beside its place, then moves it there."""
-    partial = _partial(part)
-    (out / partial).mkdir()
-    stored = {x.name: _write(file_of(out, partial, x.name), x, values[x.name]) for x in tensors}
-    sync_directory(out / partial)
-    (out / partial).rename(out / part)
-    sync_directory(out)
-    return stored
-
-
-def _write(file: Path, tensor: DeviceTensor, values: torch.Tensor) -> StoredTensor:
-    tiles = to_tiles(in_format(values, tensor.fmt), tensor.fmt)
-    digest = hashlib.sha256()
-    with file.open("wb") as stream:
-        for piece in (header(tensor.shape, tensor.fmt), tiles.numpy().data):
-            digest.update(piece)
-            stream.write(piece)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return StoredTensor(tensor.shape, tensor.fmt, digest.hexdigest())
+from device_service.model.tt_plan import Precision
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--board", choices=list(BOARDS), default="p150", help="(p150)")
     options = parser.parse_args(arguments)
+    from device_service.model.host import tune_host
+
+    tune_host()  # before torch is imported, and that only now: help and mistakes are told at once
+    from device_service.model.tt_prepare import ERRORS, prepare
+
     try:
         prepare(
             options.model,
@@ -244,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.board,
             lambda line: print(line, flush=True),
         )
-    except _ERRORS as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

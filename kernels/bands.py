@@ -51,13 +51,14 @@ class Bands:
         return kv_heads // self.count
 
 
-def bands_for(kv_heads: int, pieces: int, board: Grid) -> Bands:
+def bands_for(kv_heads: int, pieces: int, board: Grid, most: int = 16) -> Bands:
     """The bands in which the busiest node has least to do; of those, the fewest nodes.
 
     Args:
         kv_heads: of the layer.
         pieces: equal pieces of work for each of them.
         board: columns and rows of nodes that may be used.
+        most: bands; each costs every core some 0.6 KB of program for each of the kernel's nets.
 
     Raises:
         ValueError: the board has but one node, or there is nothing to do.
@@ -69,7 +70,11 @@ def bands_for(kv_heads: int, pieces: int, board: Grid) -> Bands:
         turns = bands.heads_each(kv_heads) * -(-pieces // bands.nodes)
         return turns, bands.count * bands.nodes, bands.count, bands.grid[1]
 
-    found = min(_fitting(kv_heads, board), key=cost, default=None)
+    found = min(
+        (bands for bands in _fitting(kv_heads, board) if bands.count <= most),
+        key=cost,
+        default=None,
+    )
     if found is None:
         raise ValueError(f"board = {board}: no band of 2 nodes")
     return found

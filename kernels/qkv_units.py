@@ -13,7 +13,7 @@ of q_norm, k_norm, and 1 for v; cos, sin [32, D / 2] bf16, one row a token; unit
 `own_kv` is False, and k, v are not there. Values that are not normed (`value_norm` False): v is not
 there; they are read where they are, from qkv (kv_append's `v_first`).
 
-Cores: bands (bands.py), each for some kv heads, one after the other; any number of chunks. Node i
+Cores: at most 8 bands (bands.py), each for some kv heads, one after the other; any chunks. Node i
 of a band's C makes the units of chunks i, i + C, …. The band's first node reads the group's heads,
 half by half, and multicasts them, once a pass; nodes without a chunk in the last pass drop them.
 The last node of a band makes its v as well, the one before it its k: `units_bands` has room for
@@ -35,6 +35,8 @@ from kernels.limits import epsilon, fits, whole_tiles
 from kernels.runtime import TILE, Grid, like, ttl, ttnn
 
 Kernel = Callable[..., None]
+MOST_BANDS = 8
+"""More of their multicasts do not fit a core's 70,656 B of programs: 16 are 352 B too many."""
 _MANY = 1024
 """More than any count of blocks and nodes together."""
 
@@ -64,6 +66,10 @@ class QkvUnitsConfig:
                 f"heads = {self.heads}, kv_heads = {self.kv_heads}: a group must divide {TILE}"
             )
         self.bands.heads_each(self.kv_heads)
+        if self.bands.count > MOST_BANDS:
+            raise ValueError(
+                f"{self.bands.count} bands: at most {MOST_BANDS} fit a core's programs"
+            )
         if not 0 < self.chunks <= _MANY // 2:
             raise ValueError(f"chunks = {self.chunks}: 1 to {_MANY // 2}")
         if not 0 <= self.mean_over <= self.head_dim:
@@ -98,7 +104,7 @@ class QkvUnitsConfig:
 
 def units_bands(kv_heads: int, chunks: int, board: Grid, own_kv: bool = True) -> Bands:
     """Bands for a config: the fewest turns, k's and v's among them."""
-    return bands_for(kv_heads, chunks + 2 * own_kv, board)
+    return bands_for(kv_heads, chunks + 2 * own_kv, board, MOST_BANDS)
 
 
 def qkv_units(config: QkvUnitsConfig) -> Kernel:

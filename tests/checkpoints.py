@@ -151,6 +151,7 @@ def write_checkpoint(
     seed: int = 0,
     sharded: bool = False,
     text_config: bool = True,
+    calm: bool = False,
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Writes a small random checkpoint and returns its directory.
@@ -164,6 +165,9 @@ def write_checkpoint(
         sharded: three files and an index, instead of one file.
         text_config: nested as in multimodal files, tensors of other modalities and unused ones
             included; or a text model standing alone.
+        calm: attention is less sharp and blocks add less to the residual stream. Otherwise the
+            small model enlarges a rounding several times from layer to layer, and a correlation
+            tells little of who rounded.
         overrides: fields of the text configuration to replace; tensors follow.
     """
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -178,7 +182,7 @@ def write_checkpoint(
     prefix = "model.language_model." if text_config else "model."
     tensors = {
         prefix + name: tensor.to(dtype)
-        for name, tensor in _random_tensors(config, seed, with_unused=text_config)
+        for name, tensor in _random_tensors(config, seed, with_unused=text_config, calm=calm)
     }
     if text_config:
         tensors["model.vision_tower.patch_embedder.input_proj.weight"] = torch.zeros(4, 4)
@@ -285,7 +289,7 @@ def _respell_gemma3(text: dict[str, Any]) -> None:
 
 
 def _random_tensors(
-    config: ModelConfig, seed: int, *, with_unused: bool
+    config: ModelConfig, seed: int, *, with_unused: bool, calm: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     shapes = expected_tensors(config)
@@ -293,7 +297,17 @@ def _random_tensors(
         shapes |= unused_tensors(config)
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
-        yield name, _scaled(config, name, noise)
+        scaled = _scaled(config, name, noise)
+        yield name, _calmed(config, name, scaled) if calm else scaled
+
+
+def _calmed(config: ModelConfig, name: str, scaled: torch.Tensor) -> torch.Tensor:
+    offset = config.norm_weight_offset
+    if "post_" in name and name.endswith("norm.weight"):
+        return (scaled + offset) * 0.5 - offset
+    if name.endswith(("q_norm.weight", "k_norm.weight")) and not offset:
+        return scaled * 0.5
+    return scaled
 
 
 def _scaled(config: ModelConfig, name: str, noise: torch.Tensor) -> torch.Tensor:

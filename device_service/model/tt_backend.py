@@ -7,6 +7,7 @@ whether a chip is real is not to be seen from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +16,19 @@ import torch
 from device_service.model.architecture import ModelConfig
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.config import load_config
-from device_service.model.interface import ModelInfo, ReportProgress, StepBatch
+from device_service.model.interface import ModelInfo, ReportProgress, Span, StepBatch
 from device_service.model.step_logits import StepLogits
 from device_service.model.stepped_model import SteppedModel, model_info
 from device_service.model.tt_boards import BOARDS, Board
 from device_service.model.tt_bundle import Bundle, BundleWeights
 from device_service.model.tt_plan import Precision, make_plan
-from device_service.model.tt_staging import stride
+from device_service.model.tt_staging import LENGTHS, stride
 from device_service.model.tt_tensors import Tensors
 from device_service.model.tt_weights import CheckpointWeights, TtWeights
 from kernels import runtime
 from kernels.runtime import TILE
 
 Backend = Literal["sim", "tt"]
-MAX_ROWS = TILE
-"""One tile row."""
 
 
 class TtModel(SteppedModel):
@@ -78,7 +77,6 @@ class TtModel(SteppedModel):
             RuntimeUnavailableError: this Python lacks the runtime.
         """
         config = load_config(model_dir)
-        rows = min(max_rows, MAX_ROWS)
         place: Board = BOARDS[board]
         checkpoint = Checkpoint.open(model_dir, config)
         bundle = None
@@ -98,7 +96,7 @@ class TtModel(SteppedModel):
             precision=precision,
             slots=num_slots,
             context_length=context_length,
-            max_rows=rows,
+            max_rows=max_rows,
         )
         runtime.choose(backend)
         from device_service.model.tt_decoder import TtDecoder
@@ -128,7 +126,7 @@ class TtModel(SteppedModel):
             model_dir,
             num_slots=num_slots,
             context_length=context_length,
-            max_rows=rows,
+            max_rows=max_rows,
             backend=backend,
             precision="bfloat16" if precision == "bf16" else f"{precision} weights, bfloat16",
             accelerator=runtime.accelerator(board),
@@ -139,9 +137,29 @@ class TtModel(SteppedModel):
         return cls(config, decoder, info, device)
 
     def warm_up(self, report: ReportProgress) -> None:
-        """Compiles programs: for steps of one sequence and of all. Slots are empty afterwards."""
+        """Compiles programs, so that no request waits for a compiler. Slots are empty afterwards.
+
+        On a card for every shape that a step can have; on a simulated one, where a step can take a
+        minute, for steps of one sequence and of all.
+        """
         self._warm_sequences((1, self._info.max_rows), report)
+        if runtime.can_trace():
+            for slots, first, rows in self._shapes():
+                ids = (self._info.bos_token_id,) * rows
+                spans = tuple(Span(slot, first, ids, 1) for slot in range(slots))
+                self._decoder.run(StepBatch(spans))
+                report(f"warmed up {slots} × {rows} rows at position {first}")
         self._start_empty()
+
+    def _shapes(self) -> Iterator[tuple[int, int, int]]:
+        """Slots, first position and rows each of a step for every program: decode and prompts."""
+        info = self._info
+        last = info.context_length - TILE
+        firsts = [0, *(n for n in LENGTHS if n < last)]
+        for first in firsts:
+            for slots in (1 << n for n in range(info.num_slots.bit_length())):
+                yield slots, first, 1
+            yield 1, first, min(TILE, info.max_rows)
 
     def close(self) -> None:
         """Gives the device back."""

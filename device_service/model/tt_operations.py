@@ -266,4 +266,4 @@ class Operations:
 
 def _worth_using(board_grid: Grid) -> Grid:
     """All cores of a board; in the functional simulator few, for each costs time there."""
-    return board_grid if runtime.kind() == "tt" else (min(4, board_grid[0]), min(2, board_grid[1]))
+    return board_grid if runtime.kind() == "tt" else (2, 2)

@@ -24,7 +24,7 @@ STAGED = STAGED_TILES * TILE
 """Places of a slot in staging."""
 _BLOCK = 2 * TILE
 """What attention reads at a time: caches are whole blocks long."""
-_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 """Places of a cache that attention reads: a program is compiled for each that is needed."""
 _RING_PART, _FULL_PART = 128, 1024
 
@@ -49,7 +49,7 @@ def cached(position: int) -> int:
 def length_read(last_position: int, stride: int) -> int:
     """Places that attention reads in a step whose last row is at `last_position`."""
     needed = cached(last_position)
-    return min(stride, next(n for n in _LENGTHS if n >= needed or n >= stride))
+    return min(stride, next(n for n in LENGTHS if n >= needed or n >= stride))
 
 
 @dataclass(frozen=True, slots=True)

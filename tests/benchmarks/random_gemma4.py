@@ -138,11 +138,14 @@ def _scale(config: ModelConfig, name: str, shape: tuple[int, ...]) -> tuple[floa
     if name == "layer_scalar" or name.endswith(".layer_scalar"):
         return 0.9, 0.01
     if name.endswith(("q_norm.weight", "k_norm.weight")):
-        # Scores are not divided by √H: query and key norms are small instead.
-        mean = 1.5 * shape[0] ** -0.25
+        # Scores are not divided by √H: query and key norms are small instead. Sharper attention, or
+        # blocks that add more than below, would enlarge roundings from layer to layer.
+        mean = 0.75 * shape[0] ** -0.25
         return mean, 0.2 * mean
     if name == "norm.weight":
         return 3.0, 0.6
+    if "post_" in name and len(shape) == 1:
+        return 0.5, 0.1
     if len(shape) == 1:
         return 1.0, 0.2
     if name == "embed_tokens_per_layer.weight":

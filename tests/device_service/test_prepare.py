@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from device_service import prepare as module
+from device_service.model import tt_prepare as module
 from device_service.model.tt_bundle import file_of, read_manifest
 from device_service.prepare import main
 from tests.checkpoints import write_checkpoint
@@ -76,28 +76,39 @@ def test_a_complete_bundle_is_read_and_left_alone(
     assert {x: x.stat().st_mtime_ns for x in (folder / "bundle").rglob("*")} == before
 
 
-def test_who_is_killed_goes_on_and_ends_with_the_same_bytes(kept: Path, tmp_path: Path) -> None:
-    model, out = kept / "model", tmp_path / "bundle"
-    command = [sys.executable, "-m", "device_service.prepare", "--weights", "bfp8"]
-    command += ["--model", str(model), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("layer-02"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+KILLED_BY_ITSELF = """
+import os, sys
+from device_service.model import tt_prepare
+from device_service.prepare import main
+name, counter = sys.argv.pop(1), iter(range(1_000_000))
+stock = getattr(tt_prepare, name)
+def dying(*arguments):
+    if next(counter) == 60 or name == "write_manifest" and len(arguments[1].parts) == 4:
+        os.kill(os.getpid(), 9)
+    return stock(*arguments)
+setattr(tt_prepare, name, dying)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["_write", "write_manifest"])
+def test_who_is_killed_goes_on_and_ends_with_the_same_bytes(
+    moment: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within a layer; and after a layer was moved to its place but not yet noted."""
+    out = tmp_path / "bundle"
+    flags = ["--weights", "bfp8", "--model", str(kept / "model"), "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_BY_ITSELF, moment, *flags])
+    assert killed.returncode == -signal.SIGKILL
     done = read_manifest(out).parts
-    assert {"layer-00", "layer-01", "layer-02"} <= set(done) < set(PARTS)
-    # As it may lie there when the power fails between two steps.
-    (out / ".layer-07.partial").mkdir(exist_ok=True)
-    (out / ".layer-07.partial/qkv.tensorbin").write_bytes(b"half")
-    shutil.copytree(out / "layer-00", out / "head", dirs_exist_ok=True)
+    assert list(done) == PARTS[:3]
+    assert (out / "layer-03").exists() == (moment == "write_manifest")
+    assert (out / ".layer-03.partial").exists() == (moment == "_write")
     ages = {x: x.stat().st_mtime_ns for part in done for x in (out / part).iterdir()}
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(done)} of 9 parts are there, every digest as noted" in finished.stdout
+    assert main(flags) == 0
+    assert "3 of 9 parts are there, every digest as noted" in capsys.readouterr().out
     assert contents(tmp_path) == contents(kept)
+    assert not [x for x in out.iterdir() if x.name.startswith(".")]
     for file, age in ages.items():
         assert file.stat().st_mtime_ns == age
 

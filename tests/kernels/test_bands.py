@@ -57,5 +57,7 @@ def test_what_cannot_be_is_refused() -> None:
         bands_for(0, 1, P150_GRID)
     with pytest.raises(ValueError, match="at least 2 nodes a band"):
         Bands((1, 1), (4, 2))
+    with pytest.raises(ValueError, match="16 bands: at most 8"):
+        QkvUnitsConfig(16, 16, 256, 1, Bands((2, 1), (4, 4)))
     with pytest.raises(ValueError, match="do not fall into 2 bands"):
         KvAppendConfig(1, 3, 256, Bands((2, 1), (1, 2)))

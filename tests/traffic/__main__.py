@@ -32,9 +32,9 @@ def main() -> None:
     start = time.perf_counter()
     rows: list[Row] = []
     print(page.HEADER)
-    for row in all_rows():
-        rows.append(row)
-        print(page.line(row), flush=True)
+    for some in all_rows():
+        rows += some
+        print("\n".join(map(page.line, some)), flush=True)
     (arguments.out / "traffic.md").write_text(page.text(rows))
     picture.write(rows, arguments.out / "traffic.svg")
     print(f"{len(rows)} rows in {time.perf_counter() - start:.0f} s; predicted, not measured")

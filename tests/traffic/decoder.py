@@ -154,6 +154,8 @@ class _Weights:
 
     def host(self, name: str) -> torch.Tensor:
         shape = expected_tensors(self._config)[f"{name}.weight"]
+        if name == "per_layer_model_projection":  # the only one that is multiplied
+            return torch.zeros(shape, dtype=torch.bfloat16)
         return torch.zeros(1, dtype=torch.bfloat16).expand(shape)
 
     def _handles(self, tensors: Sequence[DeviceTensor]) -> Mapping[str, Handle]:
@@ -190,19 +192,15 @@ def record(
         operations.layer = layer + 1 if layer + 1 < len(config.layers) else None
         tensors.recorded.downloads.pop()  # what it took to observe
 
-    def step(position: int) -> Recorded:
-        tensors.recorded, operations.layer = Recorded(), 0
-        spans = tuple(Span(slot, position, (2,), num_readouts=1) for slot in range(batch))
-        decoder.run(StepBatch(spans), after)
-        return tensors.recorded
+    def spans(position: int) -> list[tuple[int, int, int]]:
+        return [(slot, position, position) for slot in range(batch)]
 
     edge = (context - 1) // TILE * TILE  # the first position of the newest token's tile row
-    step(edge - 1)
-    flushing = step(edge)
-    last = step(context - 1) if context - 1 > edge else flushing
-    assert flushing.moves
-    return Step(tuple(last.calls), tuple(flushing.moves), sum(last.uploads), sum(last.downloads))
-
-
-def _silent(_: str) -> None:
-    return None
+    decoder._staging.place(spans(edge - 1))
+    decoder._caches.move(decoder._staging.place(spans(edge)))  # as a step there would begin
+    moves, tensors.recorded, operations.layer = tensors.recorded.moves, Recorded(), 0
+    assert moves
+    decoder.run(StepBatch(tuple(Span(x, context - 1, (2,), 1) for x in range(batch))), after)
+    last = tensors.recorded
+    assert not last.moves
+    return Step(tuple(last.calls), tuple(moves), sum(last.uploads), sum(last.downloads))

@@ -119,14 +119,13 @@ def _refused(rows: Sequence[Row]) -> Iterator[str]:
 def _kernels(rows: Sequence[Row]) -> Iterator[str]:
     """One step of E4B and of E2B in bf16 on a p150, kernel by kernel."""
     yield "\n## One step, kernel by kernel\n\nbf16, p150, one sequence, context 8192.\n"
+    columns = ("launches", "MB", "of matrices", "cores", "L1 KB", "µs DRAM", "µs cycles", "busiest")
     for model in dict.fromkeys(row.model for row in rows):
         step, _ = recorded(model, BOARDS["p150"], "bf16", 1, 8192)
-        yield f"\n| {model} | launches | MB | cores | L1 KB | µs DRAM | µs cycles | busiest |\n"
-        yield "|---|---|---|---|---|---|---|---|\n"
-        told = timing.by_kernel(step.calls, BOARDS["p150"])
-        for kernel, one in told.items():
+        yield "\n| " + " | ".join((model, *columns)) + " |\n" + "|---" * 9 + "|\n"
+        for kernel, one in timing.by_kernel(step.calls, BOARDS["p150"]).items():
             yield (
-                f"| {kernel} | {one.launches} | {one.num_bytes / 1e6:.1f} | {one.cores} | "
-                f"{one.l1_bytes / 1024:.0f} | {one.dram * 1e6:.1f} | {one.cycles * 1e6:.1f} | "
-                f"{one.unit} |\n"
+                f"| {kernel} | {one.launches} | {one.num_bytes / 1e6:.1f} | "
+                f"{one.matrix_bytes / 1e6:.1f} | {one.cores} | {one.l1_bytes / 1024:.0f} | "
+                f"{one.dram * 1e6:.1f} | {one.cycles * 1e6:.1f} | {one.unit} |\n"
             )

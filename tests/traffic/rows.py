@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
+
+import torch
 
 from device_service.model.architecture import ModelConfig
 from device_service.model.config import parse_config
 from device_service.model.tt_boards import BOARDS, Board
 from device_service.model.tt_plan import FORMATS, PlanError, Precision, make_plan
+from kernels import runtime
 from kernels.runtime import TILE_BYTES
 from tests.device_service.model.released import E2B, E4B
 from tests.traffic import timing
@@ -135,11 +140,24 @@ def make_row(model: str, board: Board, weights: Precision, batch: int, context: 
     )
 
 
-def all_rows() -> Iterator[Row]:
-    """Every row, models first."""
-    for model in MODELS:
-        for board in BOARDS.values():
-            for weights in WEIGHTS:
-                for batch in BATCHES:
-                    for context in CONTEXTS:
-                        yield make_row(model, board, weights, batch, context)
+def rows_of(model: str, boards: Sequence[str]) -> list[Row]:
+    """Every row of a model on boards of one grid, which launch the same."""
+    torch.set_num_threads(1)
+    return [
+        make_row(model, BOARDS[board], weights, batch, context)
+        for board in boards
+        for weights in WEIGHTS
+        for batch in BATCHES
+        for context in CONTEXTS
+    ]
+
+
+def all_rows(processes: int = 2) -> Iterator[list[Row]]:
+    """Every row, models first; each model and grid in a process of its own."""
+    grids: dict[tuple[int, int], list[str]] = {}
+    for board in BOARDS.values():
+        grids.setdefault(board.grid, []).append(board.name)
+    work = [(model, boards) for model in MODELS for boards in grids.values()]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, runtime.choose, ("sim",)) as pool:
+        yield from pool.map(rows_of, *zip(*work, strict=True))

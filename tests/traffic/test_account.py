@@ -18,7 +18,8 @@ def test_the_least_weights_are_the_published_parameters(model: str) -> None:
     on_host = config.hidden_size * config.per_layer_input_size * len(config.layers)
     matrices = READ_PER_TOKEN[model] - NORMS[model] - on_host
     assert least(config, "bf16", 1, 128).weights == 2 * matrices
-    assert least(config, "bfp8", 1, 128).weights == matrices * 17 // 16
+    bf16 = 2 * on_host  # a gate and a projection a layer, as large as that together
+    assert least(config, "bfp8", 1, 128).weights == 2 * bf16 + (matrices - bf16) * 17 // 16
 
 
 @pytest.mark.parametrize(("model", "megabytes"), [("E2B", 132), ("E4B", 272)])
@@ -50,4 +51,4 @@ def test_work_without_a_price_is_refused() -> None:
 def test_every_kind_of_work_of_a_step_has_a_price() -> None:
     priced = timing.prices()
     assert priced.of_unit["Matrix"]["product"] > 16
-    assert max(priced.worst.values()) < 0.5
+    assert max(priced.worst.values()) < 0.1

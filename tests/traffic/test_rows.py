@@ -14,32 +14,31 @@ from tests.traffic.rows import CONTEXTS, MUST, make_row
 P150 = BOARDS["p150"]
 
 
+STEP_RATIO = {"bf16": 1.10, "bfp8": 1.15}
+"""The most that a step of one sequence may move, over the least. In bfp8 the same activations, which
+cross as whole tile rows, stand beside half the bytes of weights."""
+
+
 def check(model: str, weights: Precision, context: int) -> None:
     row = make_row(model, P150, weights, 1, context)
     assert row.why_not is None
     assert row.weight_read_ratio is not None
     assert 1 <= row.weight_read_ratio <= 1.02
     assert row.step_ratio is not None
-    assert 1 <= row.step_ratio <= 1.10
+    assert 1 <= row.step_ratio <= STEP_RATIO[weights]
     assert row.launches_per_layer is not None
     assert row.launches_per_layer <= 8
     assert row.min_cores is not None
     assert row.min_cores >= 64
     assert row.predicted_tokens_per_s is not None
     assert row.ceiling_tokens_per_s is not None
-    assert 14 < row.predicted_tokens_per_s < row.ceiling_tokens_per_s
+    assert 17 < row.predicted_tokens_per_s < row.ceiling_tokens_per_s
 
 
-@pytest.mark.parametrize(("model", "weights"), [("E2B", "bfp8"), ("E4B", "bf16")])
-def test_a_step_reads_weights_once_in_few_launches(model: str, weights: Precision) -> None:
-    check(model, weights, 128)
-
-
-@pytest.mark.kernels
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("weights", ["bf16", "bfp8"])
 @pytest.mark.parametrize("model", ["E2B", "E4B"])
-def test_so_do_all_steps_of_one_sequence(model: str, weights: Precision, context: int) -> None:
+def test_a_step_of_one_sequence(model: str, weights: Precision, context: int) -> None:
     check(model, weights, context)
 
 

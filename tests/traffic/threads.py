@@ -87,17 +87,23 @@ class Launch:
     core_bytes: Counter[int] = field(default_factory=Counter[int])
     """By core."""
     work: dict[int, Counter[str]] = field(default_factory=dict[int, Counter[str]])
-    """By core, what its compute thread does, in tiles by kind: "product" of two tiles, "store",
-    and each elementwise operation by its name."""
+    """By core, what its compute thread does, in tiles by kind: "product" of two tiles, "store", and
+    each elementwise operation by its name. "mul" is of two buffers' blocks, the matrix engine's;
+    "mul after" of what the expression made before, the vector engine's; "add product" adds a
+    product where it is summed, which is no work of its own."""
 
 
 class _Block:
     """A block of a dataflow buffer, or what an expression makes: a shape and a format."""
 
-    __slots__ = ("dtype", "machine", "shape")
+    __slots__ = ("dtype", "is_product", "machine", "made", "shape", "size")
 
-    def __init__(self, shape: Tiles, dtype: Any, machine: _Machine) -> None:
+    def __init__(self, shape: Tiles, dtype: Any, machine: _Machine, made: bool = True) -> None:
         self.shape, self.dtype, self.machine = shape, dtype, machine
+        self.size = math.prod(shape)
+        self.is_product = False
+        self.made: _Block = self if made else _Block(shape, dtype, machine)
+        """What an expression makes of one like this."""
 
     def __enter__(self) -> _Block:
         return self
@@ -108,13 +114,17 @@ class _Block:
     def store(self, value: _Block) -> None:
         if value.shape != self.shape:
             raise ValueError(f"a block of {value.shape} tiles is stored into one of {self.shape}")
-        self.machine.did("store", math.prod(self.shape))
+        self.machine.work["store"] += self.size
 
     def _with(self, other: _Block, name: str) -> _Block:
         if other.shape != self.shape or other.dtype != self.dtype:
             raise ValueError(f"{name} of blocks {self.shape} and {other.shape}")
-        self.machine.did(name, math.prod(self.shape))
-        return self
+        if name == "add" and self.is_product != other.is_product:
+            name = "add product"
+        elif self.made is self or other.made is other:
+            name = f"{name} after"
+        self.machine.work[name] += self.size
+        return self.made
 
     def __add__(self, other: _Block) -> _Block:
         return self._with(other, "add")
@@ -133,19 +143,20 @@ class _Block:
         (rows, inner), (inner_too, columns) = self.shape, other.shape
         if inner != inner_too:
             raise ValueError(f"matmul of {self.shape} and {other.shape} tiles")
-        self.machine.did("product", rows * inner * columns)
-        return _Block((rows, columns), self.dtype, self.machine)
+        self.machine.work["product"] += rows * inner * columns
+        product = _Block((rows, columns), self.dtype, self.machine)
+        product.is_product = True
+        return product
 
 
 class _Buffer:
-    """Stands for a dataflow buffer: always room, always full."""
+    """Stands for a dataflow buffer: always room, always full; a block holds nothing anyway."""
 
     def __init__(self, dfb: Any, machine: _Machine) -> None:
-        self._shape, self._dtype = tuple(dfb.shape), dfb.likeness_tensor.dtype
-        self._machine = machine
+        self._block = _Block(tuple(dfb.shape), dfb.likeness_tensor.dtype, machine, made=False)
 
     def reserve(self) -> _Block:
-        return _Block(self._shape, self._dtype, self._machine)
+        return self._block
 
     wait = reserve
 
@@ -164,7 +175,8 @@ class _Machine:
     def __init__(self, grid: Sequence[int]) -> None:
         self.launch = Launch(nodes=math.prod(grid))
         self.core = 0
-        self._work = Counter[str]()
+        self.work = Counter[str]()
+        """Of the core that runs."""
         self._math = _Math(self)
         self.ttl = SimpleNamespace(
             copy=self.copy, math=self._math, node=simulator.ttl.node, Pipe=simulator.ttl.Pipe
@@ -172,10 +184,7 @@ class _Machine:
 
     def at(self, core: int) -> None:
         self.core = core
-        self._work = self.launch.work.setdefault(core, Counter[str]())
-
-    def did(self, what: str, tiles: int) -> None:
-        self._work[what] += tiles
+        self.work = self.launch.work.setdefault(core, Counter[str]())
 
     def copy(self, source: Any, target: Any) -> _Done:
         if isinstance(source, _Part):
@@ -185,10 +194,11 @@ class _Machine:
         return _DONE
 
     def _moved(self, part: _Part, block: _Block, read: bool) -> None:
-        tensor, tiles = part.tensor, math.prod(part.shape)
-        if tiles != math.prod(block.shape):
+        tensor, (rows, columns) = part.tensor, part.shape
+        tiles = rows * columns
+        if tiles != block.size:
             raise ValueError(f"a copy between {part.shape} tiles and a block of {block.shape}")
-        if str(tensor.dtype) != str(block.dtype):
+        if tensor.dtype is not block.dtype and str(tensor.dtype) != str(block.dtype):
             raise ValueError(f"a copy between {tensor.dtype} and a block of {block.dtype}")
         tensor.moved[read] += tiles
         tensor.touched[read][part.top : part.bottom, part.left : part.right] = True
@@ -214,27 +224,27 @@ class _Math:
 
     def _plain(self, name: str) -> Callable[..., _Block]:
         def operation(block: _Block, *_: Any) -> _Block:
-            self._machine.did(name, math.prod(block.shape))
-            return block
+            self._machine.work[name] += block.size
+            return block.made
 
         return operation
 
     def _broadcast(self, block: _Block, like: _Block, *, dims: list[int]) -> _Block:
         del dims
-        self._machine.did("broadcast", math.prod(like.shape))
+        self._machine.work["broadcast"] += like.size
         return _Block(like.shape, block.dtype, self._machine)
 
     def _transpose(self, block: _Block) -> _Block:
-        self._machine.did("transpose", math.prod(block.shape))
+        self._machine.work["transpose"] += block.size
         return _Block(block.shape[::-1], block.dtype, self._machine)
 
     def _typecast(self, block: _Block, dtype: Any) -> _Block:
-        self._machine.did("typecast", math.prod(block.shape))
+        self._machine.work["typecast"] += block.size
         return _Block(block.shape, dtype, self._machine)
 
     def _reduce(self, block: _Block, scaler: _Block, *, dims: list[int]) -> _Block:
         del scaler
-        self._machine.did("reduce", math.prod(block.shape))
+        self._machine.work["reduce"] += block.size
         axes = {d % 2 for d in dims}
         rows, columns = (1 if i in axes else n for i, n in enumerate(block.shape))
         return _Block((rows, columns), block.dtype, self._machine)

@@ -31,12 +31,17 @@ step known of untraced models of a thousand launches; 5 µs of a trace."""
 HOST_BYTES_PER_SECOND = 12e9
 """Of a step's inputs and its logits. Assumed."""
 
+_ADDED = ("add", "sub", "max", "min")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "product": ("product",),
-    "elementwise": ("add", "sub", "mul", "abs", "neg", "max", "min", "sign", "signbit", "square"),
-    "special": ("exp", "recip", "rsqrt", "sqrt", "tanh", "sigmoid"),
-    "spread": ("broadcast",),
-    "turn": ("transpose",),
+    "in the matrix engine": ("add", "sub", "mul", "add product"),
+    "added": (*(f"{name} after" for name in _ADDED), "max", "min", "neg", "abs", "sign", "signbit"),
+    "multiplied": ("mul after", "square"),
+    "exp": ("exp",),
+    "reciprocal": ("recip", "rsqrt", "sqrt"),
+    "tanh": ("tanh", "sigmoid"),
+    "broadcast": ("broadcast",),
+    "transpose": ("transpose",),
     "reduce": ("reduce",),
     "fill": ("fill",),
     "store": ("store", "typecast"),
@@ -51,7 +56,8 @@ class Prices:
     of_unit: Mapping[str, Mapping[str, float]]
     num_cases: int
     worst: Mapping[str, float]
-    """Of each unit, the largest relative error over the cases in which it is busiest."""
+    """Of each unit, the largest relative error over the cases in which it is busiest, for a
+    thousand cycles or more."""
 
     def busy(self, work: Mapping[str, int]) -> tuple[str, float]:
         """The busiest unit and its cycles."""
@@ -92,7 +98,7 @@ def prices() -> Prices:
         fitted = _non_negative(work, charged)
         of_unit[unit] = dict(zip(KINDS, fitted.tolist(), strict=True))
         busiest = [max(r["busy_cycles"], key=lambda u: r["busy_cycles"][u]) for r in rows.values()]
-        mine = np.array([name == unit for name in busiest])
+        mine = np.array([name == unit for name in busiest]) & (charged >= 1000)
         if mine.any():
             error = abs(work[mine] @ fitted - charged[mine]) / charged[mine]
             worst[unit] = float(error.max())
@@ -101,7 +107,7 @@ def prices() -> Prices:
 
 def _non_negative(work: Any, charged: Any) -> Any:
     """Least squares, relative to what was charged, without negative prices: Lawson and Hanson."""
-    scale = 1 / np.maximum(charged, 1)
+    scale = 1 / (charged + charged.mean() / 10)
     a, b = work * scale[:, None], charged * scale
     x, used = np.zeros(a.shape[1]), np.zeros(a.shape[1], dtype=bool)
     for _ in range(10 * a.shape[1]):
@@ -177,6 +183,8 @@ class Kernel:
 
     launches: int = 0
     num_bytes: int = 0
+    matrix_bytes: int = 0
+    """Of them, read of weight matrices."""
     cores: int = 1 << 30
     """The fewest that move anything."""
     l1_bytes: int = 0
@@ -196,6 +204,11 @@ def by_kernel(calls: Iterable[Call], board: Board) -> Mapping[str, Kernel]:
         unit, cycles = prices().busy(counted.most_work)
         one.launches += 1
         one.num_bytes += counted.num_bytes
+        one.matrix_bytes += sum(
+            operand.read_bytes
+            for handle, operand in zip(call.operands, counted.operands, strict=True)
+            if handle.role == "weights"
+        )
         one.cores = min(one.cores, counted.working)
         one.l1_bytes = max(one.l1_bytes, counted.l1_bytes)
         one.dram += counted.num_bytes / board.dram_bytes_per_second / board.bandwidth_share

@@ -22,7 +22,7 @@ from device_service.model.tt_operations import Operations
 from device_service.model.tt_tensors import Tensors
 from device_service.model.tt_weights import CheckpointWeights, pad_head
 from kernels import runtime
-from kernels.runtime import P150_GRID, TILE
+from kernels.runtime import P150_GRID, TILE, Grid
 from tests.chip.steps.judging import KeysValues, Weights
 
 Observe = Callable[[int, torch.Tensor], None]
@@ -45,9 +45,15 @@ class OnChip:
 
 
 def on_chip(
-    model_dir: Path, weights: Weights, device: Any, *, slots: int, context_length: int
+    model_dir: Path,
+    weights: Weights,
+    device: Any,
+    *,
+    slots: int,
+    context_length: int,
+    grid: Grid = P150_GRID,
 ) -> OnChip:
-    """Loads a checkpoint onto the device."""
+    """Loads a checkpoint onto the device, for that many columns and rows of its cores."""
     config = load_config(model_dir)
     checkpoint = Checkpoint.open(model_dir, config)
     tensors = Tensors(device)
@@ -60,13 +66,14 @@ def on_chip(
             config,
             CheckpointWeights(checkpoint, config, device, weights, report),
             tensors,
-            Operations(P150_GRID, tensors),
+            Operations(grid, tensors),
             slots,
             context_length,
         )
     return OnChip(config, checkpoint, decoder)
 
 
+@torch.inference_mode()
 def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
     """Puts the first `count` positions' keys and values into slot 0, the only one.
 
@@ -76,11 +83,11 @@ def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
         if not layer.owns_kv:
             continue
         cache = chip.decoder._caches.of(layer)
-        assert count <= cache.stride, "a ring that wraps would need its newest positions only"
+        newest = torch.arange(max(0, count - cache.stride), count)  # a ring has no more
         for target, values in zip((cache.k, cache.v), keys_values[layer.index], strict=True):
-            padded = pad_head(values[:, :count].float(), layer.head_dim)
+            padded = pad_head(values[:, newest].float(), layer.head_dim)
             places = torch.zeros(layer.num_kv_heads, cache.stride, padded.shape[2])
-            places[:, :count] = padded
+            places[:, newest % cache.stride] = padded
             runtime.write(target, places.flatten(0, 1), "bf16")
     chip.decoder.clear()
     chip.decoder._staging._cached_tiles[0] = max(0, count // TILE - 1)

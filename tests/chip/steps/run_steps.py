@@ -19,7 +19,8 @@ from kernels import runtime
 
 runtime.choose("tt")
 
-from tests.checkpoints import Family, write_checkpoint  # noqa: E402
+from kernels.runtime import Grid  # noqa: E402
+from tests.checkpoints import write_checkpoint  # noqa: E402
 from tests.chip.state.answering import Answer, answer_all  # noqa: E402
 from tests.chip.steps import judging  # noqa: E402
 from tests.chip.steps.decoding import OnChip, on_chip  # noqa: E402
@@ -30,7 +31,9 @@ from tests.chip.steps.scenarios import Run, all_runs, wolfpine_runs  # noqa: E40
 def answer(run: Run, device: Any) -> Answer:
     """Runs a scenario; the row has each layer's worst of all steps."""
     scenario = run.scenario
-    chip = _chip(run.family, run.weights, device, scenario.slots, scenario.context_length)
+    chip = _chip(
+        _checkpoint(run), run.weights, device, run.grid, scenario.slots, scenario.context_length
+    )
     chip.decoder.clear()
     steps = scenario.steps()
     exact = judging.ExactModel(chip.config, chip.checkpoint)
@@ -71,13 +74,21 @@ def _lowest(values: list[float]) -> float:
     return min(values, key=lambda value: (value == value, value))
 
 
-@functools.lru_cache(maxsize=1)
-def _chip(family: Family, weights: Weights, device: Any, slots: int, context_length: int) -> OnChip:
-    """Kept for the scenarios that follow."""
-    folder = Path(f"checkpoint-{family}")
+def _checkpoint(run: Run) -> Path:
+    folder = Path(f"{run.family}-{len(run.overrides)}")
     if not (folder / "config.json").exists():
-        write_checkpoint(folder, family, dtype=torch.bfloat16)
-    return on_chip(folder, weights, device, slots=slots, context_length=context_length)
+        overrides = dict(run.overrides)
+        write_checkpoint(folder, run.family, dtype=torch.bfloat16, calm=True, overrides=overrides)
+    return folder
+
+
+@functools.lru_cache(maxsize=1)
+def _chip(
+    model_dir: Path, weights: Weights, device: Any, grid: Grid, slots: int, context_length: int
+) -> OnChip:
+    """Kept for the scenarios that follow."""
+    sizes = {"slots": slots, "context_length": context_length}
+    return on_chip(model_dir, weights, device, grid=grid, **sizes)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ torch backend's, judged by how far the reference in bfloat16 is from itself in f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,21 @@ NUM_SLOTS = 2
 class Setup:
     """A small checkpoint, its reference in both precisions, and the decoder in kernels."""
 
-    def __init__(self, folder: Path, family: Family, context_length: int = 128) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        family: Family,
+        context_length: int = 128,
+        window: int | None = None,
+    ) -> None:
         write_checkpoint(folder, family)
         self.config = load_config(folder)
+        if window is not None:
+            layers = tuple(
+                x if x.window is None else dataclasses.replace(x, window=window)
+                for x in self.config.layers
+            )
+            self.config = dataclasses.replace(self.config, layers=layers)
         checkpoint = Checkpoint.open(folder, self.config)
         self._exact = ReferenceModel(self.config, checkpoint)
         self._rounded = ReferenceModel(self.config, checkpoint, torch.bfloat16)
@@ -93,15 +106,25 @@ def test_chunks_and_single_rows_are_as_near_as_the_reference_in_bfloat16(
     assert logits[-1].argmax() in exact.logits[-1].topk(3).indices
 
 
-def test_a_sequence_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
+def test_a_row_has_the_same_bits_however_its_sequence_was_cut_and_whoever_is_beside_it(
+    tmp_path: Path,
+) -> None:
     setup = Setup(tmp_path, "e4b")
-    first, second = setup.ids(9), setup.ids(7, seed=2)
-    alone, _ = setup.run(1, 0, second)
+    ids, other = setup.ids(70), setup.ids(40, seed=2)
+    logits = [setup.run(0, start, ids[start : start + 32])[0] for start in (0, 32)]
+    expected = torch.cat([*logits, setup.run(0, 64, ids[64:])[0]])
     setup.decoder.clear()
-    spans = (Span(0, 0, tuple(first), 1), Span(1, 0, tuple(second), len(second)))
-    together = setup.decoder.run(StepBatch(spans))
-    assert together is not None
-    assert torch.equal(together[1:], alone)
+    got: list[torch.Tensor] = []
+    done = beside = 0
+    for count, neighbours in ((5, 3), (27, 5), (1, 30), (30, 1), (7, 0)):
+        spans = [Span(1, done, tuple(ids[done : done + count]), count)]
+        if neighbours:
+            spans.append(Span(0, beside, tuple(other[beside : beside + neighbours]), 1))
+        step = setup.decoder.run(StepBatch(tuple(spans)))
+        assert step is not None
+        got.append(step[:count])
+        done, beside = done + count, beside + neighbours
+    assert torch.equal(torch.cat(got), expected)
 
 
 def test_a_slot_that_goes_back_gives_the_same_again(tmp_path: Path) -> None:
@@ -113,7 +136,15 @@ def test_a_slot_that_goes_back_gives_the_same_again(tmp_path: Path) -> None:
     assert torch.equal(again, once[8:])
 
 
-def test_full_layers_move_to_a_longer_bucket_and_lose_nothing(tmp_path: Path) -> None:
+def test_a_slot_that_goes_back_behind_its_staging_has_its_positions_loaded(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, "gemma3", context_length=192, window=200)
+    ids = setup.ids(160)
+    once = [setup.run(0, start, ids[start : start + 32])[0] for start in range(0, 160, 32)]
+    again, _ = setup.run(0, 40, ids[40:44])  # tile rows 0 and 1 are in the cache alone
+    assert torch.equal(again, once[1][8:12])
+
+
+def test_caches_grow_past_a_bucket_and_lose_nothing(tmp_path: Path) -> None:
     setup = Setup(tmp_path, "gemma3", context_length=256)
     ids = setup.ids(132)
     for start in range(0, 128, 32):
@@ -124,15 +155,32 @@ def test_full_layers_move_to_a_longer_bucket_and_lose_nothing(tmp_path: Path) ->
     assert distance(logits, exact.logits[128:]) <= 2 * least + 1e-4
 
 
+def test_layers_that_write_no_keys_do_not_run_for_rows_that_nobody_reads(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, "e2b")
+    seen: list[int] = []
+    batch = StepBatch((Span(0, 0, (2, 5, 6), 0),))
+    assert setup.decoder.run(batch, lambda index, _: seen.append(index)) is None
+    assert seen == list(range(setup.config.first_shared_layer))
+    assert len(seen) < len(setup.config.layers)
+
+
 def test_the_model_refuses_what_its_board_has_no_room_for(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "e2b")
-    with pytest.raises(PlanError, match="slots fit"):
-        TtModel.load(
-            tmp_path,
-            backend="sim",
-            board="n150",
-            num_slots=10_000_000,
-            context_length=512,
-            max_rows=32,
-            report=lambda _: None,
-        )
+    with pytest.raises(PlanError, match="slots is 33, not 1 to 32"):
+        load(tmp_path, num_slots=33)
+    with pytest.raises(PlanError, match="max_rows is 33, and a step has at most 32"):
+        load(tmp_path, max_rows=33)
+
+
+def load(model_dir: Path, *, num_slots: int = 2, max_rows: int = 32) -> TtModel:
+    return TtModel.load(
+        model_dir,
+        backend="sim",
+        board="n150",
+        precision=None,
+        bundle_dir=None,
+        num_slots=num_slots,
+        context_length=512,
+        max_rows=max_rows,
+        report=lambda _: None,
+    )

@@ -19,8 +19,8 @@ from device_service.model.checkpoint import Checkpoint, CheckpointError
 from device_service.model.config import load_config
 from device_service.model.tt_bundle import Bundle, BundleError, BundleWeights
 from device_service.model.tt_plan import Precision
+from device_service.model.tt_prepare import prepare
 from device_service.model.tt_weights import CheckpointWeights, TtWeights, layer_tensors
-from device_service.prepare import prepare
 from kernels import runtime
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.damage import put_values

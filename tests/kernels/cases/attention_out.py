@@ -73,7 +73,7 @@ SMALL: list[Row] = [
     ("one-unit", (4, 1, 64, 1, 64, (2, 2)), ONE_ROW),
     ("two-shares", (4, 2, 64, 8, 64, (2, 2)), FEW),
     ("one-share", (4, 2, 64, 3, 160, (2, 2)), ONE_ROW),
-    ("blocks-of-units", (4, 2, 64, 20, 96, (3, 3)), [*range(20), *[None] * 12]),
+    ("blocks-of-units", (4, 2, 64, 9, 96, (3, 3)), [*range(9), *[None] * 23]),
 ]
 FULL: list[Row] = [
     ("e2b-one", (8, 1, 256, 1, 1536, P150_GRID), ONE_ROW),
@@ -97,9 +97,8 @@ FULL: list[Row] = [
 LARGE: list[Row] = [
     ("12b", (16, 8, 256, 32, 3840, P150_GRID), ONE_EACH),
     ("12b-full", (16, 1, 512, 4, 3840, P150_GRID), [0, 1, 1, 2, 3, *[None] * 27]),
-    ("31b-full", (32, 4, 512, 2, 5376, P150_GRID), [0, 1, 1, *[None] * 29]),
 ]
-"""Of models that are served in block floats."""
+"""Of a model that is served in block floats."""
 
 
 def table(weights: Format) -> list[Case]:
