@@ -38,8 +38,12 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    if settings.backend == "tt" and (problem := doctor.refusal(doctor.checks(look(os.environ)))):
-        return _fail(f"--backend tt: {problem}", START_ERROR)
+    if settings.backend == "tt":
+        machine = look(os.environ)
+        if problem := doctor.refusal(doctor.checks(machine)):
+            return _fail(f"--backend tt: {problem}", START_ERROR)
+        if problem := doctor.other_board(machine, settings.board):
+            return _fail(f"--board {settings.board}: {problem}", USAGE_ERROR)
     # Here and not above, so that --help and mistakes in settings are told at once.
     try:
         from uvloop import new_event_loop

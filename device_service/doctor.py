@@ -62,6 +62,14 @@ def refusal(found: Sequence[Check]) -> str | None:
     return f"{first.name}: {first.found}: {first.todo}{more}"
 
 
+def other_board(machine: Machine, board: str) -> str | None:
+    """Why a plan for this board is none for the card that is there; None where it is, or may be."""
+    if not machine.cards or "TT_METAL_SIMULATOR" in machine.variables:
+        return None
+    kind = machine.cards[0].kind  # the one that is opened
+    return None if not kind or kind.startswith(board) else f"{machine.cards[0].path} is a {kind}"
+
+
 def warnings(found: Sequence[Check]) -> list[str]:
     """What may be why a device does not open, one line each."""
     return [f"{x.name}: {x.found}: {x.todo}" for x in found if x.state == "warning"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from device_service import doctor
-from device_service.doctor import Check, checks, refusal, report, warnings
+from device_service.doctor import Check, checks, other_board, refusal, report, warnings
 from device_service.machine import Card, Machine, look
 
 WELL = Machine(
@@ -104,6 +104,21 @@ def test_an_iommu_stands_in_for_huge_pages() -> None:
     card = Card("/dev/tenstorrent/0", True, has_iommu=True)
     found = checks(dataclasses.replace(WELL, cards=(card,), huge_pages=0, huge_mount=""))
     assert states(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("machine", "board", "problem"),
+    [
+        (WELL, "p150", None),
+        (WELL, "n300", "/dev/tenstorrent/0 is a p150a"),
+        (dataclasses.replace(WELL, cards=(Card("/dev/tenstorrent/0", True),)), "n300", None),
+        (SIMULATED, "n300", None),
+    ],
+)
+def test_a_plan_for_another_board_is_told(
+    machine: Machine, board: str, problem: str | None
+) -> None:
+    assert other_board(machine, board) == problem
 
 
 def put(root: Path, path: str, text: str = "") -> Path:
