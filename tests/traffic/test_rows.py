@@ -15,8 +15,8 @@ P150 = BOARDS["p150"]
 
 
 STEP_RATIO = {"bf16": 1.10, "bfp8": 1.15}
-"""The most that a step of one sequence may move, over the least. In bfp8 the same activations, which
-cross as whole tile rows, stand beside half the bytes of weights."""
+"""The most that a step of one sequence may move, over the least. In bfp8 the same activations,
+which cross as whole tile rows, stand beside half the bytes of weights."""
 
 
 def check(model: str, weights: Precision, context: int) -> None:
