@@ -64,9 +64,10 @@ def _panel(axes: Axes, rows: Sequence[Row], title: str) -> None:
                     color="black", linewidth=0.8,
                 )  # fmt: skip
     axes.set_xticks(range(len(BOARDS)), list(BOARDS))
+    axes.set_xlim(-0.5, len(BOARDS) - 0.5)
     axes.set_ylabel("tokens/s")
     axes.set_title(title)
-    axes.legend(fontsize=6, ncols=len(WEIGHTS), title="weights, context (×: does not fit)",
+    axes.legend(fontsize=6, ncols=len(WEIGHTS), title="weights, context (×: does not run)",
                 title_fontsize=6)  # fmt: skip
 
 
