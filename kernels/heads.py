@@ -35,6 +35,9 @@ from kernels.runtime import TILE, TILE_BYTES, Grid, ttl, ttnn
 
 Kernel = Callable[[ttnn.Tensor, ttnn.Tensor, ttnn.Tensor], None]
 
+MAX_CHUNKS = 512
+"""Of a step: 32 slots, a chunk of two rows in each of 16 waves."""
+
 
 @dataclass(frozen=True)
 class HeadsConfig:
@@ -52,8 +55,8 @@ class HeadsConfig:
             raise ValueError(
                 f"heads = {self.heads}, kv_heads = {self.kv_heads}: a group must divide {TILE}"
             )
-        if not 0 < self.chunks <= TILE:
-            raise ValueError(f"chunks = {self.chunks}: 1 to {TILE}")
+        if not 0 < self.chunks <= MAX_CHUNKS:
+            raise ValueError(f"chunks = {self.chunks}: 1 to {MAX_CHUNKS}")
 
     @property
     def group(self) -> int:

@@ -166,7 +166,7 @@ class TtDecoder:
     ) -> Tensor:
         """`o_proj · softmax(q · kᵀ + mask) · v` of the normed residual stream."""
         ops, d, fmt = self._operations, self._config.hidden_size, self._formats["attention"]
-        shape, sizes, tables = _shape(layer), step.sizes, step.tables
+        shape, sizes, tables = layer_shape(layer), step.sizes, step.tables
         cache = self._caches.of(layer)
         qkv = self._projections(layer, h, weights)
         units = sizes.chunks * shape.kv_heads * TILE
@@ -195,7 +195,7 @@ class TtDecoder:
         self, layer: LayerConfig, qkv: Tensor, step: DeviceKindStep, q: Tensor, weights: Weights
     ) -> None:
         """Queries to attention's units; keys and values of all rows to staging."""
-        ops, shape, tables = self._operations, _shape(layer), step.tables
+        ops, shape, tables = self._operations, layer_shape(layer), step.tables
         split = ops.qkv_units(shape, step.sizes.chunks, layer.owns_kv, self._config.rms_norm_eps)
         selections = tables["to_units"], tables["tokens"]
         inputs = (qkv, *selections, weights["head_norms"], tables["cos"], tables["sin"])
@@ -226,7 +226,8 @@ class TtDecoder:
         return self._tensors.buffer(name, TILE, width)
 
 
-def _shape(layer: LayerConfig) -> LayerShape:
+def layer_shape(layer: LayerConfig) -> LayerShape:
+    """A layer's heads, for the kernels."""
     return LayerShape(
         layer.num_heads,
         layer.num_kv_heads,

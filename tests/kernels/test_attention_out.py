@@ -64,8 +64,8 @@ def test_its_l1_is_what_the_simulator_counts_or_more(label: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunks": 0}, "chunks = 0: 1 to 32"),
-        ({"chunks": 33}, "chunks = 33: 1 to 32"),
+        ({"chunks": 0}, "chunks = 0: 1 to 512"),
+        ({"chunks": 513}, "chunks = 513: 1 to 512"),
         ({"n": 100}, "n = 100 is no multiple of 32"),
         ({"head_dim": 100}, "head_dim = 100 is no multiple of 32"),
         ({"kv_heads": 3}, "heads = 8, kv_heads = 3: a group must divide 32"),
