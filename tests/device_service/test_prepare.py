@@ -83,7 +83,7 @@ from device_service.prepare import main
 name, counter = sys.argv.pop(1), iter(range(1_000_000))
 stock = getattr(tt_prepare, name)
 def dying(*arguments):
-    if next(counter) == 60 or name == "write_manifest" and len(arguments[1].parts) == 4:
+    if next(counter) == 50 or name == "write_manifest" and len(arguments[1].parts) == 4:
         os.kill(os.getpid(), 9)
     return stock(*arguments)
 setattr(tt_prepare, name, dying)
@@ -204,7 +204,7 @@ def test_a_disk_that_is_too_small_is_refused_with_the_numbers(
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(0, 0, 1_230_000))
     said = refusal(folder, capsys)
-    assert "needs 2.3 MB more, and its disk has 1.2 MB free" in said
+    assert "needs 2.1 MB more, and its disk has 1.2 MB free" in said
 
 
 def test_weights_that_are_not_finite_are_refused_by_name_and_count(

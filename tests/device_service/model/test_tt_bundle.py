@@ -152,8 +152,7 @@ def test_mixed_weights_are_four_bits_in_attention_and_feed_forward(tmp_path: Pat
     assert {name for name, fmt in formats.items() if fmt == "bfp4"} == four
     assert formats["per_layer_gate"] == "bf16"
     assert parts["head"]["lm_head"].format == "bfp8"
-    with pytest.raises(runtime.RuntimeUnavailableError, match="knows no bfp4"):
-        prepared.loaded().layer(prepared.config.layers[0])
+    assert set(prepared.loaded().layer(prepared.config.layers[0])) == set(formats)
 
 
 def _rename(manifest: dict[str, Any]) -> None:
