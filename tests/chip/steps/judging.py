@@ -46,7 +46,7 @@ class RoundedModel(ReferenceModel):
         self._bfp8 = weights == "bfp8"
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        parts = self.checkpoint.tensor(f"{name}.weight").split(_PART)
+        parts = torch.split(self.checkpoint.tensor(f"{name}.weight"), _PART)
         sums = [F.linear(x.float(), self._stored(part)) for part in parts]
         return torch.cat(sums, dim=-1).to(self.dtype)
 
@@ -70,8 +70,8 @@ class ExactModel(ReferenceModel):
         return self.keys_values[layer.index]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        stored = self.checkpoint.tensor(f"{name}.weight")
-        return torch.cat([F.linear(x, part.float()) for part in stored.split(_PART)], dim=-1)
+        parts = torch.split(self.checkpoint.tensor(f"{name}.weight"), _PART)
+        return torch.cat([F.linear(x, part.float()) for part in parts], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Sequence:
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list[int])
 
 
 @dataclass(frozen=True, slots=True)
