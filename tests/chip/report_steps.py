@@ -6,7 +6,7 @@ command makes it; one whose sources have changed since says so.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from tests.chip import results, served
 from tests.chip.environment import WOLFPINE
@@ -44,7 +44,7 @@ def sections() -> str:
 def _small(name: str) -> str:
     where = {"ttsim": "the vendor's simulator", WOLFPINE: "wolfpine"}[name]
     title = f"### Small checkpoints, {where}\n\n"
-    kept = results.read(f"steps-{name}")
+    kept = cast("Row | None", results.read(f"steps-{name}"))
     if kept is None:
         return title + "Not run: `make test-chip` makes it.\n"
     lines = [_small_line(row) for row in kept["rows"].values()]

@@ -82,7 +82,7 @@ def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
     for layer in chip.config.layers:
         if not layer.owns_kv:
             continue
-        cache = chip.decoder._caches.of(layer)
+        cache = chip.decoder._caches.of(layer)  # pyright: ignore[reportPrivateUsage]
         newest = torch.arange(max(0, count - cache.stride), count)  # a ring has no more
         for target, values in zip((cache.k, cache.v), keys_values[layer.index], strict=True):
             padded = pad_head(values[:, newest].float(), layer.head_dim)
@@ -90,4 +90,5 @@ def hold(chip: OnChip, keys_values: KeysValues, count: int) -> None:
             places[:, newest % cache.stride] = padded
             runtime.write(target, places.flatten(0, 1), "bf16")
     chip.decoder.clear()
-    chip.decoder._staging._cached_tiles[0] = max(0, count // TILE - 1)
+    staging = chip.decoder._staging  # pyright: ignore[reportPrivateUsage]
+    staging._cached_tiles[0] = max(0, count // TILE - 1)  # pyright: ignore[reportPrivateUsage]

@@ -29,26 +29,32 @@ Weights = Literal["bf16", "bfp8"]
 Tensor = torch.Tensor
 KeysValues = Mapping[int, tuple[Tensor, Tensor]]
 """[K, T, H] of each layer that owns any."""
+_PART = 1 << 14
+"""Outputs of a matrix at a time: lm_head is large."""
 TIE = 4.0
 TOP = 3
 
 
 class RoundedModel(ReferenceModel):
-    """The reference in bfloat16, its matrices as the device stores them."""
+    """The reference in bfloat16, its matrices as the device stores them.
+
+    Products are added up in float32: many CPUs have no bfloat16 and are slow there.
+    """
 
     def __init__(self, config: ModelConfig, checkpoint: Checkpoint, weights: Weights) -> None:
         super().__init__(config, checkpoint, torch.bfloat16)
         self._bfp8 = weights == "bfp8"
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
+        parts = torch.split(self.checkpoint.tensor(f"{name}.weight"), _PART)
+        sums = [F.linear(x.float(), self._stored(part)) for part in parts]
+        return torch.cat(sums, dim=-1).to(self.dtype)
+
+    def _stored(self, weight: Tensor) -> Tensor:
+        """[n, K], rounded; neighbours along N, the outputs, share an exponent in bfp8."""
         if not self._bfp8:
-            return super()._linear(x, name)
-        stored = self.checkpoint.tensor(f"{name}.weight")
-        parts = [  # neighbours along N, the outputs, share an exponent; lm_head is large
-            F.linear(x, round_to_block_float(part.float().T.contiguous(), BFP8_BITS).T.bfloat16())
-            for part in stored.split(1 << 14)
-        ]
-        return torch.cat(parts, dim=-1)
+            return weight.to(self.dtype).float()
+        return round_to_block_float(weight.float().T.contiguous(), BFP8_BITS).T
 
 
 class ExactModel(ReferenceModel):
@@ -64,8 +70,8 @@ class ExactModel(ReferenceModel):
         return self.keys_values[layer.index]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        stored = self.checkpoint.tensor(f"{name}.weight")
-        return torch.cat([F.linear(x, part.float()) for part in stored.split(1 << 14)], dim=-1)
+        parts = torch.split(self.checkpoint.tensor(f"{name}.weight"), _PART)
+        return torch.cat([F.linear(x, part.float()) for part in parts], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Sequence:
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list[int])
 
 
 @dataclass(frozen=True, slots=True)

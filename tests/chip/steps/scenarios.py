@@ -41,7 +41,7 @@ class Scenario:
 
         def span(slot: int, start: int, rows: int, read: int) -> Span:
             ids = torch.randint(107, VOCAB_SIZE, (rows,), generator=generator)
-            return Span(slot, start, tuple(ids.tolist()), read)
+            return Span(slot, start, tuple(map(int, ids)), read)
 
         return [StepBatch(tuple(span(*piece) for piece in step)) for step in self.pieces]
 
