@@ -48,9 +48,11 @@ COLUMNS = (
 
 
 def main() -> None:
+    report_steps.write()
     vendor, wolfpine, wormhole = (results.read(name) for name in ("ttsim", WOLFPINE, "wormhole"))
     if vendor is None:
-        sys.exit("report: no rows of the vendor's simulator: make test-chip SIMULATOR=… makes them")
+        print(f"{OUT.relative_to(ROOT)} stays: make test-chip SIMULATOR=… makes its rows")
+        return
     if wolfpine and wolfpine["sources"] != vendor["sources"]:
         wolfpine = None
     if wormhole and wormhole["sources"] != vendor["sources"]:
@@ -78,7 +80,6 @@ def main() -> None:
     header = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
     text += "\n## True sizes\n\n" + header + "".join(lines["full"])
     text += "\n## Small shapes with hard values\n\n" + header + "".join(lines["small"])
-    text += report_steps.sections()
     OUT.write_text(text)
     print(f"wrote {OUT.relative_to(ROOT)}")
 

@@ -1,4 +1,4 @@
-"""The report's part on whole steps: small checkpoints, full sizes, and the real model.
+"""The report on whole steps: small checkpoints, full sizes, and the real model.
 
 Reads what runs have kept; types no number of its own. A part whose run is missing says which
 command makes it; one whose sources have changed since says so.
@@ -9,15 +9,19 @@ from __future__ import annotations
 from typing import Any, cast
 
 from tests.chip import results, served
-from tests.chip.environment import WOLFPINE
+from tests.chip.environment import ROOT, WOLFPINE
 from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
 Row = dict[str, Any]
 FULL_SIZES = {"E2B": "random-e2b", "E4B": "random-e4b"}
 REAL = "gemma3-270m"
+OUT = ROOT / "device_service/model/chip-steps.md"
 INTRODUCTION = """\
-## Whole steps
+# Whole steps on a simulated chip
+
+Written by `make test-chip`, `chip-e2b`, `chip-e4b` and `chip-real-model`, each with `SIMULATOR=…`;
+no number is typed by hand.
 
 The whole decoder in TT-Lang kernels on the simulated chip (`device_service/model/tt_decoder.py`),
 beside the reference in float32 (`reference.py` there), which reads the same tokens whatever the
@@ -34,16 +38,22 @@ caches. All else of the step is the device's own.
 """
 
 
+def write() -> None:
+    """Writes the page."""
+    OUT.write_text(sections())
+    print(f"wrote {OUT.relative_to(ROOT)}")
+
+
 def sections() -> str:
     """In Markdown."""
-    return "\n" + "\n".join(
+    return "\n".join(
         (INTRODUCTION.format(tie=TIE), _small("ttsim"), _small(WOLFPINE), _full_sizes(), _real())
     )
 
 
 def _small(name: str) -> str:
     where = {"ttsim": "the vendor's simulator", WOLFPINE: "wolfpine"}[name]
-    title = f"### Small checkpoints, {where}\n\n"
+    title = f"## Small checkpoints, {where}\n\n"
     kept = cast("Row | None", results.read(f"steps-{name}"))
     if kept is None:
         return title + "Not run: `make test-chip` makes it.\n"
@@ -91,7 +101,7 @@ def _stale(sources: str) -> str:
 
 
 def _full_sizes() -> str:
-    text = "### Full size, random weights\n\n" + FULL_SIZE_NOTE
+    text = "## Full size, random weights\n\n" + FULL_SIZE_NOTE
     for size, name in FULL_SIZES.items():
         found = False
         for weights in ("bf16", "bfp8"):
@@ -160,7 +170,7 @@ def _layer_line(row: Row) -> str:
 
 
 def _real() -> str:
-    text = "### The real Gemma 3 270M\n\n"
+    text = "## The real Gemma 3 270M\n\n"
     told, rows = served.read(REAL), driving.read(f"{REAL}-bf16")
     if told is None and not rows:
         return text + "Not run: `make chip-real-model SIMULATOR=…` makes it.\n"
