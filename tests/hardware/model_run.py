@@ -25,6 +25,7 @@ from device_service.model.reference import ReferenceModel
 from device_service.model.tt_backend import TtModel
 from device_service.model.tt_boards import BOARDS
 from device_service.model.tt_plan import Precision, make_plan
+from tests.correlation import pcc
 
 SLOTS = 32
 CONTEXT_LENGTH = 512
@@ -121,8 +122,8 @@ class Run:
         got = torch.cat(logits)
         got = got if cap is None else cap * torch.tanh(got / cap)
         pairs = zip(layers, wanted.layers, strict=True)
-        self.result.layer_pcc = [_pcc(torch.cat(parts), want) for parts, want in pairs]
-        self.result.logits_pcc = _pcc(got, wanted.logits)
+        self.result.layer_pcc = [pcc(torch.cat(parts), want) for parts, want in pairs]
+        self.result.logits_pcc = pcc(got, wanted.logits)
         same = got.argmax(-1) == wanted.logits.argmax(-1)
         self.result.same_best = float(same.float().mean())
 
@@ -171,11 +172,6 @@ def _chunks(length: int) -> Iterator[tuple[int, int]]:
     yield 0, half
     for position in range(half, length):
         yield position, position + 1
-
-
-def _pcc(a: torch.Tensor, b: torch.Tensor) -> float:
-    both = torch.stack((a.flatten().double(), b.flatten().double()))
-    return float(torch.corrcoef(both)[0, 1])
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from device_service.model.checkpoint import Checkpoint
 from device_service.model.interface import Span, StepBatch
 from device_service.model.reference import ReferenceModel, ReferenceOutputs
 from kernels.block_float import BFP8_BITS, round_to_block_float
+from tests.correlation import pcc
 
 Weights = Literal["bf16", "bfp8"]
 Tensor = torch.Tensor
@@ -151,12 +152,6 @@ def _of_step(
             logits[which].append(outputs.logits[end - place.span.num_readouts : end].float())
     layers = [tuple(torch.cat(rows) for rows in zip(*parts, strict=True)) for parts in found]
     return Wanted(layers[0], layers[1], torch.cat(logits[0]), torch.cat(logits[1]))
-
-
-def pcc(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of all values; NaN if either has one."""
-    both = torch.stack((a.flatten().double(), b.flatten().double()))
-    return float(torch.corrcoef(both)[0, 1])
 
 
 def worst_row(a: Tensor, b: Tensor) -> float:

@@ -23,6 +23,7 @@ from tests.checkpoints import (
     random_token_ids,
     write_checkpoint,
 )
+from tests.correlation import pcc
 
 MAX_FLOAT32_DIFFERENCE = 1e-4
 MIN_BFLOAT16_PCC = 0.999
@@ -31,10 +32,6 @@ MIN_BFLOAT16_PCC = 0.999
 def reference(model_dir: Path, dtype: torch.dtype = torch.float32) -> ReferenceModel:
     config = load_config(model_dir)
     return ReferenceModel(config, Checkpoint.open(model_dir, config), dtype)
-
-
-def pcc(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.corrcoef(torch.stack((a.double().flatten(), b.double().flatten())))[0, 1].item()
 
 
 @pytest.mark.parametrize("text_config", [True, False], ids=["nested", "alone"])

@@ -22,6 +22,7 @@ from tests.checkpoints import (
     random_token_ids,
     write_checkpoint,
 )
+from tests.correlation import pcc
 from tests.device_service.model.torch_models import greedy, load_small, logits_of, run, span
 
 LENGTH = 2 * WINDOW + 15
@@ -49,12 +50,6 @@ def huggingface_greedy(model: torch.nn.Module, prompt: Sequence[int], num_tokens
     for _ in range(num_tokens):
         ids.append(int(huggingface_logits(model, ids)[-1].argmax()))
     return ids[len(prompt) :]
-
-
-def pcc(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Pearson's correlation."""
-    both = torch.stack((left.flatten().double(), right.flatten().double()))
-    return float(torch.corrcoef(both)[0, 1])
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -12,6 +12,7 @@ from device_service.model.config import load_config
 from device_service.model.reference import ReferenceModel
 from device_service.model.torch_backend import Dtype, TorchModel
 from tests.checkpoints import FAMILIES, Family, random_token_ids, write_checkpoint
+from tests.correlation import distance
 from tests.device_service.model.torch_models import greedy, load_small, logits_of, run, span
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -19,12 +20,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def load(model_dir: Path, dtype: Dtype) -> TorchModel:
     return load_small(model_dir, dtype, device="cuda")
-
-
-def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """1 - Pearson's correlation."""
-    both = torch.stack((got.flatten().double(), wanted.flatten().double()))
-    return 1 - float(torch.corrcoef(both)[0, 1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -19,6 +19,7 @@ from device_service.model.tt_backend import TtModel
 from device_service.model.tt_plan import PlanError
 from kernels import runtime
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
+from tests.correlation import distance
 
 runtime.choose("sim")
 
@@ -76,12 +77,6 @@ class Setup:
         logits = self.decoder.run(batch, lambda _, h: layers.append(h))
         assert logits is not None
         return logits, layers
-
-
-def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """1 - Pearson's correlation."""
-    both = torch.stack((got.flatten().double(), wanted.flatten().double()))
-    return 1 - float(torch.corrcoef(both)[0, 1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
