@@ -35,12 +35,10 @@ from dataclasses import dataclass
 
 from kernels.heads import HeadsConfig
 from kernels.limits import weight_format, whole_tiles
-from kernels.runtime import TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
+from kernels.runtime import N150_L1_BYTES, TILE, TILE_BYTES, Format, Grid, like, ttl, ttnn
 from kernels.threads import to_all
 
 AttentionOut = Callable[..., None]
-_N150_L1_BYTES = 1_395_424
-"""What an n150's core has for buffers; a p150's has 66 KB more, which are left."""
 _MOST_UNITS = 16
 """Units in L1 at once."""
 _MOST_W_BLOCKS = 8
@@ -153,7 +151,7 @@ class AttentionOutConfig:
 
     def _blocks(self, shares: int) -> int:
         """Columns of a share of w that fit the L1; 0 if fewer than the two that streaming needs."""
-        left = _N150_L1_BYTES - self._other_bytes(shares)
+        left = N150_L1_BYTES - self._other_bytes(shares)
         share_k = self.heads * self.width // shares
         fit = left // (share_k * TILE_BYTES[self.weights])
         wanted = self.owned(shares)

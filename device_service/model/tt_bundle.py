@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +28,7 @@ from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.interface import ReportProgress
 from device_service.model.tt_plan import Precision
+from device_service.model.tt_tensors import Tensor
 from device_service.model.tt_weight_reader import WeightReader
 from device_service.model.tt_weights import (
     DeviceTensor,
@@ -38,9 +39,6 @@ from device_service.model.tt_weights import (
 from kernels import runtime
 from kernels.runtime import Format
 from kernels.tensorbin import SUFFIX, file_bytes
-
-Tensor = Any
-"""A tensor of the chosen runtime, in the device's DRAM."""
 
 VERSION = 1
 """Of the format: what files hold and how they are named. Another's bundles are refused."""

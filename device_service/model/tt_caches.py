@@ -21,7 +21,7 @@ from device_service.model.tt_staging import (
     stride,
 )
 from device_service.model.tt_tensors import Tensor, Tensors
-from device_service.model.tt_weights import padded_head
+from device_service.model.tt_weight_reader import padded_head
 from kernels.runtime import TILE
 
 

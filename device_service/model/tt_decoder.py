@@ -22,7 +22,8 @@ from device_service.model.tt_staging import STAGED_TILES, Staging, part
 from device_service.model.tt_step import Row, kind_step, rows_of
 from device_service.model.tt_tensors import Tensor, Tensors
 from device_service.model.tt_traces import Traces
-from device_service.model.tt_weights import TtWeights, padded_head
+from device_service.model.tt_weight_reader import padded_head, qkv_width
+from device_service.model.tt_weights import TtWeights
 from kernels.runtime import TILE
 
 Observe = Callable[[int, torch.Tensor], None]
@@ -184,8 +185,7 @@ class TtDecoder:
     def _projections(self, layer: LayerConfig, h: Tensor, weights: Weights) -> Tensor:
         """q, k and v of the normed residual stream, side by side, raw."""
         d, eps = self._config.hidden_size, self._config.rms_norm_eps
-        parts = (1 if layer.k_eq_v else 2) * layer.num_kv_heads if layer.owns_kv else 0
-        width = (layer.num_heads + parts) * padded_head(layer.head_dim)
+        width = qkv_width(layer)
         qkv = self._buffer("qkv", width)
         project = self._operations.norm_linear(d, width, self._formats["attention"], eps)
         project(h, weights["input_norm"], weights["qkv"], qkv)

@@ -53,7 +53,6 @@ class Operations:
     def __init__(self, board_grid: Grid, tensors: Tensors) -> None:
         """`board_grid`: columns and rows of cores that kernels may use."""
         self._tensors = tensors
-        self._board_grid = board_grid
         self._grid = _worth_using(board_grid)
 
     def build(self, factory: Callable[[Any], Operation], config: Any) -> Operation:
@@ -193,7 +192,7 @@ class Operations:
         """Operands x [32, d], gate, up [d, f], down [f, d], m [32, d]."""
         try:
             config = MlpConfig(d, f, self._block(f // TILE), weights)
-        except ValueError:  # f is no multiple of d, or d is too wide
+        except ValueError:  # d is too wide for a core's memory
             return self._mlp_in_parts(d, f, weights)
         fused = self.build(geglu_mlp, config)
         identities = self._identities(config.shares)
@@ -209,12 +208,13 @@ class Operations:
         wide, narrow = self.linear(d, f, weights), self.linear(f, d, weights)
         bend = self.build(gelu_mul, GeluMulConfig(f, self._spread(f // TILE)))
         g, u, act = (self._tensors.buffer(name, TILE, f) for name in ("gate", "up", "act"))
-        constants = self._constants("gelu", GELU_TILES)
+        constants = torch.cat([torch.full((TILE, TILE), x) for x in GELU_TILES], dim=1)
+        gelu = self._tensors.put(constants)
 
         def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
             wide(x, gate, g)
             wide(x, up, u)
-            bend(g, u, constants, act)
+            bend(g, u, gelu, act)
             narrow(act, down, m)
 
         return operation
@@ -272,11 +272,6 @@ class Operations:
     def _identities(self, count: int) -> Tensor:
         """[32, 32 · count]: identity tiles."""
         return self._tensors.put(torch.eye(TILE).repeat(1, count))
-
-    @cache  # noqa: B019
-    def _constants(self, _name: str, values: tuple[float, ...]) -> Tensor:
-        """[32, 32 · n]: a tile filled with each value."""
-        return self._tensors.put(torch.cat([torch.full((TILE, TILE), x) for x in values], dim=1))
 
 
 def _worth_using(board_grid: Grid) -> Grid:

@@ -75,12 +75,13 @@ class Staging:
     """Follows every slot."""
 
     def __init__(self, num_slots: int) -> None:
-        self._cached_tiles = [0] * num_slots
-        self._held = [[-1] * STAGED_TILES for _ in range(num_slots)]
+        self._num_slots = num_slots
+        self.clear()
 
     def clear(self) -> None:
         """All slots are empty."""
-        self.__init__(len(self._held))
+        self._cached_tiles = [0] * self._num_slots
+        self._held = [[-1] * STAGED_TILES for _ in range(self._num_slots)]
 
     def place(self, spans: Iterable[tuple[int, int, int]]) -> Moves:
         """The spans are about to run.

@@ -20,7 +20,7 @@ from device_service.model.architecture import LayerConfig
 from device_service.model.interface import StepBatch
 from device_service.model.rope import rope_tables
 from device_service.model.tt_staging import STAGED, STAGED_TILES, length_read, stride
-from device_service.model.tt_weights import padded_head
+from device_service.model.tt_weight_reader import padded_head
 from kernels.kv_append import append_selection
 from kernels.runtime import TILE
 from kernels.units import Chunk, chunk_masks, chunks_of, from_units, to_units, tokens_of

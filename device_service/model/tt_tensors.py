@@ -59,9 +59,10 @@ class Tensors:
             name: of the buffer.
             host: [rows, columns]; rows are filled up with zeros to whole tiles.
         """
-        rows = -(-len(host) // TILE) * TILE
-        tensor = self.buffer(name, rows, host.shape[1])
-        runtime.write(tensor, F.pad(host, (0, 0, 0, rows - len(host))), "bf16")
+        if missing := -len(host) % TILE:
+            host = F.pad(host, (0, 0, 0, missing))
+        tensor = self.buffer(name, *host.shape)
+        runtime.write(tensor, host, "bf16")
         return tensor
 
     def get(self, tensor: Tensor) -> torch.Tensor:

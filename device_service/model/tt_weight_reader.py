@@ -85,6 +85,12 @@ def padded_head(head_dim: int) -> int:
     return -(-head_dim // (4 * TILE)) * 4 * TILE
 
 
+def qkv_width(layer: LayerConfig) -> int:
+    """Columns of `LayerWeights.qkv`."""
+    own = (1 if layer.k_eq_v else 2) * layer.num_kv_heads if layer.owns_kv else 0
+    return (layer.num_heads + own) * padded_head(layer.head_dim)
+
+
 def pad_head(x: Tensor, head_dim: int) -> Tensor:
     """[..., n · H] → [..., n · padded H], each half of a head padded with zeros behind."""
     room = (padded_head(head_dim) - head_dim) // 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -20,35 +20,10 @@ from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.interface import ReportProgress
 from device_service.model.tt_plan import FORMATS, Group, Precision
-from device_service.model.tt_weight_reader import (
-    LayerWeights,
-    TtShapeError,
-    WeightReader,
-    check_shapes,
-    pad_head,
-    padded_head,
-)
+from device_service.model.tt_tensors import Tensor
+from device_service.model.tt_weight_reader import WeightReader, padded_head, qkv_width
 from kernels import runtime
 from kernels.runtime import TILE, Format
-
-__all__ = [
-    "CheckpointWeights",
-    "DeviceTensor",
-    "LayerWeights",
-    "TtShapeError",
-    "TtWeights",
-    "WeightReader",
-    "check_shapes",
-    "head_tensors",
-    "in_format",
-    "layer_tensors",
-    "pad_head",
-    "padded_head",
-    "report_layer",
-]
-
-Tensor = Any
-"""A tensor of the chosen runtime, in the device's DRAM."""
 
 
 class TtWeights(Protocol):
@@ -97,8 +72,6 @@ def layer_tensors(
     formats = FORMATS[precision]
     d, f, p = config.hidden_size, layer.intermediate_size, config.per_layer_input_size
     head = padded_head(layer.head_dim)
-    q, kv = layer.num_heads * head, layer.num_kv_heads * head
-    own = (kv if layer.k_eq_v else 2 * kv) if layer.owns_kv else 0
     found: list[DeviceTensor] = []
 
     def norm(name: str) -> None:
@@ -108,9 +81,9 @@ def layer_tensors(
         found.append(DeviceTensor(name, (k, n), formats[group]))
 
     norm("input_norm")
-    matrix("qkv", "attention", d, q + own)
+    matrix("qkv", "attention", d, qkv_width(layer))
     found.append(DeviceTensor("head_norms", (3 * TILE, head), "f32"))
-    matrix("o", "attention", q, d)
+    matrix("o", "attention", layer.num_heads * head, d)
     norm("post_attention_norm")
     norm("pre_feedforward_norm")
     matrix("gate", "mlp", d, f)

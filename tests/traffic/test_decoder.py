@@ -21,7 +21,7 @@ from tests.traffic.account import account, count
 from tests.traffic.decoder import record
 
 CONTEXT, BATCH = 128, 2
-SMALL = replace(BOARDS["p150"], grid=(4, 2))
+SMALL = replace(BOARDS["p150"], grid=(2, 2))
 """As many cores as the decoder uses in the functional simulator."""
 
 

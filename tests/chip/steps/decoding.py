@@ -20,7 +20,8 @@ from device_service.model.interface import StepBatch
 from device_service.model.tt_decoder import TtDecoder
 from device_service.model.tt_operations import Operations
 from device_service.model.tt_tensors import Tensors
-from device_service.model.tt_weights import CheckpointWeights, pad_head
+from device_service.model.tt_weight_reader import pad_head
+from device_service.model.tt_weights import CheckpointWeights
 from kernels import runtime
 from kernels.runtime import P150_GRID, TILE, Grid
 from tests.chip.steps.judging import KeysValues, Weights

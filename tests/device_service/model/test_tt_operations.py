@@ -10,6 +10,7 @@ from device_service.model.config import parse_config
 from device_service.model.tt_plan import FORMATS, Precision
 from device_service.model.tt_staging import STAGED_TILES, part, stride
 from device_service.model.tt_tensors import Tensors
+from device_service.model.tt_weight_reader import qkv_width
 from kernels import runtime
 from kernels.runtime import N150_GRID, P150_GRID, Format, Grid
 from tests.device_service.model.released import E2B, E4B, G12B, G31B, GEMMA3_270M
@@ -46,9 +47,7 @@ def test_every_launch_of_a_step_can_be_made(
     layers = {(x.kind, x.owns_kv, x.intermediate_size): x for x in config.layers}
     for layer in layers.values():
         shape = layer_shape(layer)
-        own = (1 if layer.k_eq_v else 2) * layer.num_kv_heads * layer.owns_kv
-        width = (layer.num_heads + own) * shape.head_dim
-        ops.norm_linear(d, width, formats["attention"], EPS)
+        ops.norm_linear(d, qkv_width(layer), formats["attention"], EPS)
         ops.mlp(d, layer.intermediate_size, formats["mlp"])
         places = stride(layer, CONTEXT_LENGTH)
         for slots in (1, 3, 32):

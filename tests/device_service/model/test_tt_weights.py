@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from device_service.model.checkpoint import Checkpoint
 from device_service.model.config import load_config, parse_config
-from device_service.model.tt_weights import (
+from device_service.model.tt_weight_reader import (
     TtShapeError,
     WeightReader,
     check_shapes,
