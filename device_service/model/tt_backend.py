@@ -100,7 +100,7 @@ class TtModel(SteppedModel):
         )
         runtime.choose(backend)
         from device_service.model.tt_decoder import TtDecoder
-        from device_service.model.tt_operations import Operations
+        from device_service.model.tt_operations import SIMULATED_GRID, Operations
 
         report(f"planned for a {board}: {plan.total_bytes / 2**30:.2f} GiB of its DRAM")
         device = runtime.open_device()
@@ -115,7 +115,7 @@ class TtModel(SteppedModel):
                 config,
                 weights,
                 tensors,
-                Operations(place.grid, tensors),
+                Operations(place.grid if backend == "tt" else SIMULATED_GRID, tensors),
                 num_slots,
                 context_length,
             )

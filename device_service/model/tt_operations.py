@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from device_service.model.tt_tensors import Tensor, Tensors
-from kernels import runtime
 from kernels.attention import AttentionConfig, attention
 from kernels.attention_out import AttentionOutConfig, attention_out
 from kernels.bands import bands_for
@@ -31,6 +30,8 @@ from kernels.residual_norms import ResidualNormsConfig, residual_norms
 from kernels.runtime import TILE, Format, Grid
 
 Operation = Callable[..., None]
+SIMULATED_GRID: Grid = (2, 2)
+"""Cores that are worth using in the functional simulator, where each costs time."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class LayerShape:
 class Operations:
     """Compiled kernels of one board."""
 
-    def __init__(self, board_grid: Grid, tensors: Tensors) -> None:
-        """`board_grid`: columns and rows of cores that kernels may use."""
+    def __init__(self, grid: Grid, tensors: Tensors) -> None:
+        """`grid`: columns and rows of cores that kernels may use; at least two of each."""
         self._tensors = tensors
-        self._grid = _worth_using(board_grid)
+        self._grid = grid
 
     def build(self, factory: Callable[[Any], Operation], config: Any) -> Operation:
         """One kernel. Whoever wants to know what a model launches overrides this."""
@@ -272,8 +273,3 @@ class Operations:
     def _identities(self, count: int) -> Tensor:
         """[32, 32 · count]: identity tiles."""
         return self._tensors.put(torch.eye(TILE).repeat(1, count))
-
-
-def _worth_using(board_grid: Grid) -> Grid:
-    """All cores of a board; in the functional simulator few, for each costs time there."""
-    return board_grid if runtime.kind() == "tt" else (2, 2)

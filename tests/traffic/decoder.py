@@ -128,7 +128,6 @@ class _Operations(Operations):
 
     def __init__(self, board: Board, tensors: _Tensors) -> None:
         super().__init__(board.grid, tensors)
-        self._grid = board.grid  # the functional simulator would use a few cores only
         self._recorded_in = tensors
         self.layer: int | None = None
 

@@ -24,11 +24,10 @@ from tests.correlation import distance
 runtime.choose("sim")
 
 from device_service.model.tt_decoder import TtDecoder  # noqa: E402
-from device_service.model.tt_operations import Operations  # noqa: E402
+from device_service.model.tt_operations import SIMULATED_GRID, Operations  # noqa: E402
 from device_service.model.tt_tensors import Tensors  # noqa: E402
 from device_service.model.tt_weights import CheckpointWeights  # noqa: E402
 
-GRID = (11, 10)
 NUM_SLOTS = 2
 
 
@@ -55,7 +54,7 @@ class Setup:
         self._rounded = ReferenceModel(self.config, checkpoint, torch.bfloat16)
         tensors = Tensors(None)
         weights = CheckpointWeights(checkpoint, self.config, None, "bf16", lambda _: None)
-        operations = Operations(GRID, tensors)
+        operations = Operations(SIMULATED_GRID, tensors)
         self.decoder = TtDecoder(
             self.config, weights, tensors, operations, NUM_SLOTS, context_length
         )
