@@ -53,7 +53,7 @@ model-gemma3-270m: $(VENV)/.gguf ## Brings the real Gemma 3 270M (267 MB; Gemma'
 test: $(VENV)/.dev ## All tests that need nothing but this machine (under 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not real_model and not soak and not kernels and not chip" tests
 
-test-kernels: $(VENV)/.dev $(VENV_TT)/.tt ## Kernels at true E2B and E4B sizes: functional simulator and compiler
+test-kernels: $(VENV)/.dev $(VENV_TT)/.serve ## Kernels at true E2B and E4B sizes: functional simulator and compiler
 	@$(BIN)/python -m pytest -m kernels tests/kernels
 
 test-chip chip-e2b chip-e4b chip-real-model: SIMULATOR := $(or $(SIMULATOR),wolfpine)
@@ -84,7 +84,7 @@ chip-real-model: .chip $(VENV)/.dev $(VENV_TT)/.serve model-gemma3-270m ## The r
 chip-report: $(VENV)/.dev ## Writes kernels/chip-report.md from the rows of the last runs of test-chip
 	@$(BIN)/python -m tests.chip.report
 
-mock-cards: $(VENV)/.dev $(VENV_TT)/.tt ## Places every model on every board's mock; writes device_service/model/mock-cards.md
+mock-cards: $(VENV)/.dev $(VENV_TT)/.serve ## Places every model on every board's mock; writes device_service/model/mock-cards.md
 	@$(BIN)/python -m tests.chip.mock_report
 
 test-real-model: $(VENV)/.dev model-gemma3-270m ## Tests on the real Gemma 3 270M, against transformers
@@ -113,7 +113,7 @@ traffic: $(VENV)/.dev ## What a decode step moves, and what that predicts: kerne
 	@$(BIN)/python -m tests.traffic
 
 traffic-cycles: SIMULATOR := wolfpine
-traffic-cycles: .chip $(VENV)/.dev $(VENV_TT)/.tt ## What wolfpine's timing model charges, for traffic (half an hour)
+traffic-cycles: .chip $(VENV)/.dev $(VENV_TT)/.serve ## What wolfpine's timing model charges, for traffic (half an hour)
 	@$(BIN)/python -m tests.traffic.cycles
 
 model-demo: $(VENV)/.dev ## Trains the demo model anew (a quarter of an hour)
@@ -154,19 +154,13 @@ $(VENV)/.dev: $(VENV)/.serve
 .chip:
 	@$(PYTHON) -m deploy.chip "$(SIMULATOR)"
 
-# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. They want torch, whose
-# wheel for Linux has CUDA with it: 5 of the 6 GB. PIP_ARGS can name an index with CPU builds.
-$(VENV_TT)/.tt:
+# A second environment: TT-Lang's compiler and ttnn exist for Python 3.12 only. Resolved in one go: left
+# alone they take the newest torch, which the device service may not know yet. torch's wheel for Linux has
+# CUDA with it, 5 of the 6 GB: PIP_ARGS can name an index with CPU builds.
+$(VENV_TT)/.serve: pyproject.toml
 	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { \
 	    echo "error: no Python 3.12 at $(PYTHON312): install it (pyenv install 3.12) and say make PYTHON312=PATH …" >&2; exit 1; }
-	@echo "==> Making $(VENV_TT) with TT-Lang, ttnn and a simulated chip (6 GB, once)"
-	@$(PYTHON312) -m venv $(VENV_TT)
-	@$(PIP_TT) install --quiet tt-lang==1.1.1 wolfpine==2.2
-	@touch $@
-
-# The device service beside TT-Lang, whose own packages stay as they are.
-$(VENV_TT)/.serve: pyproject.toml $(VENV_TT)/.tt
-	@echo "==> Installing what the device service needs into $(VENV_TT)"
-	@$(PIP_TT) list --format=freeze | grep -E '^(torch|numpy|ttnn|tt-lang)==' >$(VENV_TT)/constraints.txt
-	@$(PIP_TT) install --quiet --constraint $(VENV_TT)/constraints.txt --editable '.[device,tt]'
+	@echo "==> Making $(VENV_TT) with TT-Lang, ttnn, a simulated chip and the device service (6 GB, once)"
+	@[ -x $(VENV_TT)/bin/python ] || $(PYTHON312) -m venv $(VENV_TT)
+	@$(PIP_TT) install --quiet --editable '.[device,tt]' wolfpine==2.2
 	@touch $@
