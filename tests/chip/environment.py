@@ -76,11 +76,14 @@ def rows(mode: str, names: Sequence[str], env: dict[str, str], folder: Path) -> 
 def step_rows(
     names: Sequence[str], simulator: str, folder: Path, seconds: float
 ) -> dict[str, dict]:
-    """Runs whole steps of small checkpoints, one row each; see tests.chip.steps."""
+    """Runs whole steps of small checkpoints, one row each; see tests.chip.steps.
+
+    In one process: scenarios of one decoder follow one another and compile its programs once.
+    """
     env = simulated(simulator)
     env["TT_METAL_CACHE"] += "-steps"
     program = "tests.chip.steps.run_steps"
     try:
-        return runner.rows(python(), "run", names, env, folder, seconds, program)
+        return runner.rows(python(), "run", names, env, folder, seconds, program, processes=1)
     except runner.RunnerError as error:
         pytest.fail(f"no steps could begin: {error}", pytrace=False)

@@ -7,6 +7,7 @@ kernels, cases, this folder, the simulator; those of whole steps also with the m
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import subprocess
 import tempfile
@@ -53,15 +54,24 @@ def run(simulator: str) -> Rows:
 
 
 def run_steps(simulator: str) -> Rows:
-    """Runs all whole steps that the simulator can, and keeps the rows."""
+    """Runs all whole steps that the simulator can, and keeps the rows, family by family.
+
+    A run that was ended goes on where it was, if all that it is made from is the same; rows with
+    errors are made anew.
+    """
     name = environment.name_of(simulator)
     runs = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
-    with tempfile.TemporaryDirectory() as folder:
-        names = [run.name for run in runs]
-        rows = environment.step_rows(names, simulator, Path(folder), scenarios.SECONDS)
-    kept = {"sources": step_sources(), "about": about(simulator), "rows": rows}
+    made_from = {"sources": step_sources(), "about": about(simulator)}
+    kept = read(f"steps-{name}") or {}
+    rows: Rows = kept.get("rows", {}) if made_from.items() <= kept.items() else {}
+    rows = {name: row for name, row in rows.items() if "error" not in row}
     CACHE.mkdir(parents=True, exist_ok=True)
-    _file(f"steps-{name}").write_text(json.dumps(kept, indent=1) + "\n")
+    for _, family in itertools.groupby(runs, lambda run: run.family):
+        if names := [run.name for run in family if run.name not in rows]:
+            with tempfile.TemporaryDirectory() as folder:
+                rows |= environment.step_rows(names, simulator, Path(folder), scenarios.SECONDS)
+            kept = made_from | {"rows": rows}
+            _file(f"steps-{name}").write_text(json.dumps(kept, indent=1) + "\n")
     return rows
 
 

@@ -3,7 +3,8 @@
 Counted: every launch that the decoder makes (`decoder.py`), every tile that its threads move
 (`threads.py`), what the host writes and reads, and the copies of completed tile rows. The least is
 from the model alone: every weight matrix once in its format, every norm once, the keys and values
-that each layer's queries see once, the newest ones written, embeddings in and logits out.
+that each layer's queries see once, the newest ones written, and activations written once and read
+once in the tile rows that they lie in. Bare, without those: what the rows in use bring and take.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from device_service.model.architecture import ModelConfig
+from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.tt_plan import FORMATS, Precision, matrices
 from kernels.runtime import TILE, Format
 from tests.traffic import threads
@@ -79,11 +80,19 @@ class Least:
     norms: int
     kv: int
     """Read and written."""
+    activations: int
+    """Inputs and outputs among them; whole tile rows, written and read."""
     inputs_outputs: int
+    """Embeddings, per-layer inputs and logits of the rows in use, once."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """With activations."""
+        return self.weights + self.norms + self.kv + self.activations
+
+    @property
+    def bare(self) -> int:
+        """Without those that the device hands to itself, and without the rows not in use."""
         return self.weights + self.norms + self.kv + self.inputs_outputs
 
 
@@ -102,7 +111,19 @@ def least(config: ModelConfig, precision: Precision, batch: int, context: int) -
         kv += batch * a_position * (seen - 1 if layer.owns_kv else seen)  # its own is at hand
         kv += batch * a_position if layer.owns_kv else 0
     row = d + config.per_layer_input_size * len(layers) + config.vocab_size
-    return Least(weights, norms, kv, batch * row * BF16)
+    inside = sum(map(_activations, layers)) + (4 * d + config.per_layer_input_size) * len(layers)
+    tile_rows = -(-batch // TILE) * TILE
+    activations = 2 * tile_rows * (row + inside) * BF16
+    return Least(weights, norms, kv, activations, batch * row * BF16)
+
+
+def _activations(layer: LayerConfig) -> int:
+    """Values a row that differ by layer: queries, what they attended to, GeGLU's product.
+
+    Besides, the same in each: attention's output, the residual stream after it, the feed-forward's
+    output, the stream after that, and the gated per-layer input.
+    """
+    return 2 * layer.num_heads * layer.head_dim + layer.intermediate_size
 
 
 @dataclass(frozen=True)
@@ -142,6 +163,11 @@ class Account:
     def step_ratio(self) -> float:
         """All bytes over the least."""
         return self.step_bytes / self.least.total
+
+    @property
+    def bare_ratio(self) -> float:
+        """All bytes over the least without activations."""
+        return self.step_bytes / self.least.bare
 
 
 def account(

@@ -9,9 +9,9 @@ from tests.traffic import timing
 from tests.traffic.rows import Row, recorded
 
 COLUMNS = (
-    "model", "board", "weights", "batch", "context", "GB a step", "over least", "weights over once",
-    "launches a layer", "a step", "cores, least", "L1 KB", "ms DRAM", "ms cycles", "binds",
-    "tokens/s", "untraced", "ceiling",
+    "model", "board", "weights", "batch", "context", "GB a step", "over least", "bare",
+    "weights over once", "launches a layer", "a step", "cores, least", "L1 KB", "ms DRAM",
+    "ms cycles", "binds", "tokens/s", "untraced", "ceiling",
 )  # fmt: skip
 HEADER = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
 HEAD = """\
@@ -30,9 +30,13 @@ writes and reads each step, and the copies of completed tile rows from staging t
 whole of staging).
 
 **Least.** Every weight matrix once in its format, every norm once and unrepeated, keys and values
-once by each layer whose queries see them, at the true context, the newest ones written, embeddings,
-per-layer inputs and logits of the rows in use. Activations between launches count nothing. The
-per-layer model projection is multiplied on the host, before the step, and is in neither.
+once by each layer whose queries see them, at the true context, the newest ones written; and
+activations once written and once read in the tile rows of 32 that tensors are made of: embeddings,
+per-layer inputs and logits; queries, attended values, attention's output, GeGLU's product, the
+feed-forward's output, the gated per-layer input, and the residual stream twice a layer. *Bare* is
+over the same without activations, but for embeddings, per-layer inputs and logits of the rows in
+use, once: what a step would move whose activations never left the cores. The per-layer model
+projection is multiplied on the host, before the step, and is in neither.
 
 **Time.** A launch takes as long as its bytes at {shares} of the board's
 rate ({rates}), or as its busiest core's busiest unit, whichever is longer. Cycles are wolfpine's
@@ -42,7 +46,7 @@ timing model ({cases} small cases of all kernels, priced by kind of work; the wo
 {untraced} without (assumed); host transfers at {host} GB/s (assumed). The host's own work, sampling
 and the gateway are left out.
 
-**Ceiling.** The least bytes at the board's full rate, and all else free.
+**Ceiling.** The bare least at the board's full rate, and all else free.
 
 **Known.** E4B, one sequence: 14 tokens/s the vendor's ttnn model on a p150, 17 claimed for the
 research code that this grew from, on one Blackhole chip. Predicted here for a p150, at context 128:
@@ -85,10 +89,11 @@ def line(row: Row) -> str:
     """A row of the table."""
     which = [row.model, row.board, row.weights, str(row.batch), str(row.context)]
     if row.why_not is not None:
-        return "| " + " | ".join([*which, "does not run: below", *[""] * 12]) + " |"
+        return "| " + " | ".join([*which, "does not run: below", *[""] * 13]) + " |"
     cells = [
         f"{row.step_bytes / 1e9:.3f}",
         f"{row.step_ratio:.3f}",
+        f"{row.bare_ratio:.3f}",
         f"{row.weight_read_ratio:.3f}",
         str(row.launches_per_layer),
         f"{row.launches_per_step} + {row.moves_per_step:.1f}",

@@ -41,7 +41,9 @@ class Row:
     weight_read_ratio: float | None = None
     """Bytes of weight matrices read, over each once."""
     step_ratio: float | None = None
-    """All bytes that cross to and from the DRAM, over the least."""
+    """All bytes that cross to and from the DRAM, over the least: weights, KV, activations."""
+    bare_ratio: float | None = None
+    """The same over the least without activations."""
     launches_per_layer: int | None = None
     launches_per_step: int | None = None
     moves_per_step: float | None = None
@@ -122,6 +124,7 @@ def make_row(model: str, board: Board, weights: Precision, batch: int, context: 
         *which,
         weight_read_ratio=told.weight_read_ratio,
         step_ratio=told.step_ratio,
+        bare_ratio=told.bare_ratio,
         launches_per_layer=told.launches_per_layer,
         launches_per_step=told.launches,
         moves_per_step=told.moves,

@@ -29,6 +29,16 @@ def test_the_least_keys_and_values_are_the_published_ones(model: str, megabytes:
     assert least(config_of(model), "bf16", 32, 8192).kv == 32 * kv
 
 
+def test_the_least_activations_are_whole_tile_rows_both_ways() -> None:
+    """Of E2B: 4 × 1536 + 256 in each of 35 layers, 2 × 2048 in 28, 2 × 4096 in 7, and GeGLU's."""
+    inside = 35 * (4 * 1536 + 256) + 28 * 4096 + 7 * 8192 + 15 * 6144 + 20 * 12288
+    outside = 1536 + 35 * 256 + 262144
+    for batch in (1, 32):
+        told = least(config_of("E2B"), "bf16", batch, 128)
+        assert told.activations == 2 * 32 * 2 * (inside + outside)
+        assert told.total - told.activations == told.bare - batch * 2 * outside
+
+
 def test_one_step_in_32_moves_for_one_sequence_and_most_for_many() -> None:
     assert moving_share(1) == pytest.approx(1 / 32)
     assert 0.63 < moving_share(32) < 0.65

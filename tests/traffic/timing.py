@@ -218,5 +218,5 @@ def by_kernel(calls: Iterable[Call], board: Board) -> Mapping[str, Kernel]:
 
 
 def ceiling(told: Account, board: Board, batch: int) -> float:
-    """Tokens a second if the least bytes came at the board's full rate and all else were free."""
-    return batch * board.dram_bytes_per_second / told.least.total
+    """Tokens a second if the bare least came at the board's full rate and all else were free."""
+    return batch * board.dram_bytes_per_second / told.least.bare
