@@ -174,6 +174,13 @@ class Settings(BaseSettings):
             )
         return rows
 
+    @field_validator("bundle", "weights")
+    @classmethod
+    def _is_read(cls, value: Path | str | None, others: ValidationInfo) -> Path | str | None:
+        if value not in (None, "auto") and others.data.get("backend") == "torch":
+            raise ValueError("goes with --backend sim or tt; torch reads the checkpoint as it is")
+        return value
+
     @property
     def row_limit(self) -> int:
         """Rows of one step."""

@@ -57,6 +57,7 @@ def test_settings_are_frozen(model: str) -> None:
         (["--backend", "abacus"], ("--backend", "torch", "sim", "tt", "'abacus'")),
         (["--board", "p9000"], ("--board", "p150", "n300", "'p9000'")),
         (["--weights", "q4"], ("--weights", "bf16", "bfp8", "mixed", "'q4'")),
+        (["--weights", "bfp8"], ("--weights", "--backend sim or tt", "'bfp8'")),
         (["--bundle", "nowhere"], ("--bundle", "device_service.prepare", "'nowhere'")),
         (["--listen", "nowhere"], ("--listen", "HOST:PORT", "'nowhere'")),
         (["--listen", "127.0.0.1:70000"], ("--listen", "65535")),
@@ -73,6 +74,14 @@ def test_a_wrong_value_is_told_in_one_line_by_flag_value_and_limit(
     assert "\n" not in message
     for fragment in says:
         assert fragment in message
+
+
+def test_a_bundle_is_for_the_kernels(model: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    flags = ["--model", model, "--bundle", str(tmp_path)]
+    assert load_settings([*flags, "--backend", "sim"]).bundle == tmp_path
+    with pytest.raises(SettingsError, match="--bundle .*goes with --backend sim or tt"):
+        load_settings(flags)
 
 
 def test_a_missing_model_is_told() -> None:
