@@ -63,7 +63,8 @@ def _small(name: str) -> str:
         "| model | weights | scenario | steps | rows | layer PCC | rounding alone | logits PCC "
         "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
     )
-    said = f"{good} of {len(lines)} scenarios ran.{_stale(kept['sources'])}\n\n"
+    stale = _stale(kept["sources"], results.scenario_sources())
+    said = f"{good} of {len(lines)} scenarios ran.{stale}\n\n"
     return title + said + header + "".join(lines)
 
 
@@ -96,8 +97,8 @@ def _ties(logits: Row) -> str:
     return f"{logits['ties']} (to {logits['widest_tie']:.3f} of {logits['tie_width']:.3f})"
 
 
-def _stale(sources: str) -> str:
-    return "" if sources == results.step_sources() else " From sources that changed since."
+def _stale(sources: str, current: str) -> str:
+    return "" if sources == current else " From sources that changed since."
 
 
 def _full_sizes() -> str:
@@ -117,7 +118,7 @@ def _full_sizes() -> str:
 def _whole(rows: list[Row]) -> str:
     """A run of whole_steps.py: a sentence a step, then a table of its layers."""
     about, rows = rows[0], rows[1:]
-    said = [f"On {about['about']['simulator']}.{_stale(about['sources'])}"]
+    said = [f"On {about['about']['simulator']}.{_stale(about['sources'], results.step_sources())}"]
     if rows and rows[-1].get("stage") != "done":
         said.append("Ended before its last row.")
     if about["held"]:
@@ -187,12 +188,12 @@ def _served(told: Row) -> str:
     same = sum(x["served"] == x["torch"] for x in told["choices"])
     last = told["pieces"][-1]["seconds"] if told["pieces"] else 0.0
     answer = (told["prompt"] + told["text"]).replace("\n", "\n> ")
+    stale = _stale(told["sources"], results.step_sources())
     said = f"""\
 Served by gateway and device service, `--backend tt`, on {told["about"]["simulator"]}, greedy: \
 {len(told["token_ids"])} tokens after {told["prompt_tokens"]}; {same} are those that the torch \
-backend in bfloat16 chooses after the same beginning, {len(ties)} ties.{_stale(told["sources"])} \
-Up after \
-{told["start_seconds"]:,.0f} s, answered after {last:,.0f} s more.
+backend in bfloat16 chooses after the same beginning, {len(ties)} ties.{stale} \
+Up after {told["start_seconds"]:,.0f} s, answered after {last:,.0f} s more.
 
 > {answer}
 

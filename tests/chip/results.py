@@ -23,6 +23,8 @@ from tests.kernels.case import Case, all_cases
 Rows = dict[str, dict]
 MOST_ON_WOLFPINE = 2
 """Cases of a kernel: each takes up to a minute, nearly all of it compiling and Python."""
+STEPS = ("kernels", "device_service/model", "tests/chip/steps")
+SCENARIOS = ("tests/chip/steps/scenarios.py", "tests/chip/steps/run_steps.py")
 PACKAGES = ("tt-lang", "ttnn", "wolfpine")
 VERSIONS = f"import importlib.metadata as m; print(*(m.version(n) for n in {PACKAGES}))"
 
@@ -61,7 +63,7 @@ def run_steps(simulator: str) -> Rows:
     """
     name = environment.name_of(simulator)
     runs = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
-    made_from = {"sources": step_sources(), "about": about(simulator)}
+    made_from = {"sources": scenario_sources(), "about": about(simulator)}
     kept = read(f"steps-{name}") or {}
     rows: Rows = kept.get("rows", {}) if made_from.items() <= kept.items() else {}
     rows = {name: row for name, row in rows.items() if "error" not in row}
@@ -111,13 +113,20 @@ def depends_on(simulator: str) -> str:
 
 def step_sources() -> str:
     """A digest of what whole steps are made of: the model, its kernels, and what judges them."""
-    return _digest(("kernels", "device_service/model", "tests/chip/steps")).hexdigest()
+    return _digest(STEPS, without=SCENARIOS).hexdigest()
 
 
-def _digest(folders: Sequence[str]) -> Any:
+def scenario_sources() -> str:
+    """The same, and the table of what small checkpoints run."""
+    return _digest(STEPS).hexdigest()
+
+
+def _digest(folders: Sequence[str], without: Sequence[str] = ()) -> Any:
     digest = hashlib.sha256()
     files = sorted(f for folder in folders for f in (ROOT / folder).rglob("*") if f.is_file())
     for file in files:
+        if str(file.relative_to(ROOT)) in without:
+            continue
         if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts:
             digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
     return digest
