@@ -6,8 +6,6 @@ reads the same tokens in float32; the judging is in tests/chip/steps/judging.py.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from kernels import runtime
@@ -30,8 +28,6 @@ LEAST_LOGITS_PCC = 0.999
 def found() -> results.Rows:
     if NAME == "wormhole":
         pytest.skip("the decoder is laid out for a p150's cores")
-    if NAME == WOLFPINE and "TESSERA_WHOLE_STEPS" not in os.environ:
-        pytest.skip("a quarter of an hour in Python: TESSERA_WHOLE_STEPS=1 asks for it")
     return results.run_steps(SIMULATOR)
 
 
