@@ -1,7 +1,7 @@
 """The rows of a whole run on a simulator, kept under .cache/chip until a source changes.
 
 The tests write them, the report reads them. Rows are kept with a digest of all that they depend on:
-kernels, cases, this folder, the simulator; those of whole steps also with the model's.
+kernels, cases, the compiler that stands in, the simulator; those of whole steps, the model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,16 @@ from tests.kernels.case import Case, all_cases
 Rows = dict[str, dict]
 MOST_ON_WOLFPINE = 2
 """Cases of a kernel: each takes up to a minute, nearly all of it compiling and Python."""
+AT_ONCE = 50
+"""Cases between two writings of the file."""
+KERNELS = (
+    "kernels",
+    "tests/kernels",
+    "tests/chip/toolchain",
+    "tests/chip/prepare.py",
+    "tests/chip/run_cases.py",
+    "tests/chip/wolfpine_server.py",
+)
 STEPS = ("kernels", "device_service/model", "tests/chip/steps")
 SCENARIOS = ("tests/chip/steps/scenarios.py", "tests/chip/steps/run_steps.py")
 PACKAGES = ("tt-lang", "ttnn", "wolfpine")
@@ -43,46 +53,57 @@ def cases_for(name: str) -> list[Case]:
 
 
 def run(simulator: str) -> Rows:
-    """Runs all that the simulator can, and keeps the rows."""
+    """Runs all cases that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
-    made_from = {"depends_on": depends_on(simulator), "sources": depends_on(WOLFPINE)}
-    names = [case.name for case in cases_for(name) if name not in case.refused]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = environment.rows("run", names, environment.simulated(simulator), Path(folder))
-    kept = made_from | {"about": about(simulator), "rows": rows}
-    CACHE.mkdir(parents=True, exist_ok=True)
-    _file(name).write_text(json.dumps(kept, indent=1) + "\n")
-    return rows
+    cases = [case.name for case in cases_for(name) if name not in case.refused]
+    made_from = {
+        "depends_on": depends_on(simulator),
+        "sources": depends_on(WOLFPINE),
+        "about": about(simulator),
+    }
+
+    def run_some(names: list[str], folder: Path) -> Rows:
+        return environment.rows("run", names, environment.simulated(simulator), folder)
+
+    parts = [cases[i : i + AT_ONCE] for i in range(0, len(cases), AT_ONCE)]
+    return _complete(name, made_from, parts, run_some)
 
 
 def run_steps(simulator: str) -> Rows:
-    """Runs all whole steps that the simulator can, and keeps the rows, family by family.
-
-    A run that was ended goes on where it was, if all that it is made from is the same; rows with
-    errors are made anew.
-    """
+    """Runs all whole steps that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
     runs = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
     made_from = {"sources": scenario_sources(), "about": about(simulator)}
-    kept = read(f"steps-{name}") or {}
-    rows: Rows = kept.get("rows", {}) if made_from.items() <= kept.items() else {}
-    rows = {name: row for name, row in rows.items() if "error" not in row}
+
+    def run_some(names: list[str], folder: Path) -> Rows:
+        return environment.step_rows(names, simulator, folder, scenarios.SECONDS)
+
+    families = itertools.groupby(runs, lambda run: run.family)
+    parts = [[run.name for run in family] for _, family in families]
+    return _complete(f"steps-{name}", made_from, parts, run_some)
+
+
+def _complete(
+    file: str,
+    made_from: Mapping[str, Any],
+    parts: Iterable[Sequence[str]],
+    run_some: Callable[[list[str], Path], Rows],
+) -> Rows:
+    """Runs what has no row yet, and keeps the rows part by part.
+
+    So a run that was ended goes on where it was, while all that it is made from is the same. Rows
+    with errors are made anew.
+    """
+    kept = read(file) or {}
+    found: Rows = kept["rows"] if made_from.items() <= kept.items() else {}
+    rows = {name: row for name, row in found.items() if "error" not in row}
     CACHE.mkdir(parents=True, exist_ok=True)
-    for _, family in itertools.groupby(runs, lambda run: run.family):
-        if names := [run.name for run in family if run.name not in rows]:
+    for part in parts:
+        if names := [name for name in part if name not in rows]:
             with tempfile.TemporaryDirectory() as folder:
-                rows |= environment.step_rows(names, simulator, Path(folder), scenarios.SECONDS)
-            kept = made_from | {"rows": rows}
-            _file(f"steps-{name}").write_text(json.dumps(kept, indent=1) + "\n")
+                rows |= run_some(names, Path(folder))
+            _file(file).write_text(json.dumps({**made_from, "rows": rows}, indent=1) + "\n")
     return rows
-
-
-def kept_or_run(simulator: str) -> Rows:
-    """The rows of an earlier run from the same sources, or of a new one."""
-    kept = read(environment.name_of(simulator))
-    if kept and kept["depends_on"] == depends_on(simulator):
-        return kept["rows"]
-    return run(simulator)
 
 
 def read(name: str) -> dict | None:
@@ -106,7 +127,7 @@ def about(simulator: str) -> dict[str, str]:
 
 def depends_on(simulator: str) -> str:
     """A digest of the sources and of the simulator."""
-    digest = _digest(("kernels", "tests/chip", "tests/kernels"))
+    digest = _digest(KERNELS)
     digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
     return digest.hexdigest()
 
@@ -121,10 +142,10 @@ def scenario_sources() -> str:
     return _digest(STEPS).hexdigest()
 
 
-def _digest(folders: Sequence[str], without: Sequence[str] = ()) -> Any:
+def _digest(names: Sequence[str], without: Sequence[str] = ()) -> Any:
     digest = hashlib.sha256()
-    files = sorted(f for folder in folders for f in (ROOT / folder).rglob("*") if f.is_file())
-    for file in files:
+    found = [f for name in names for f in (ROOT / name, *(ROOT / name).rglob("*")) if f.is_file()]
+    for file in sorted(found):
         if str(file.relative_to(ROOT)) in without:
             continue
         if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts:

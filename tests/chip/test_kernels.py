@@ -35,7 +35,7 @@ def found() -> results.Rows:
 
 @pytest.fixture(scope="module")
 def on_wolfpine() -> results.Rows:
-    return results.kept_or_run(WOLFPINE)
+    return results.run(WOLFPINE)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
