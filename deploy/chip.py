@@ -56,6 +56,11 @@ def check(simulator: str) -> None:
         )
 
 
+def has_device(simulator: str) -> bool:
+    """Whether a card is there, or a simulated chip is named: then what lacks is an error."""
+    return bool(simulator or os.environ.get("TT_METAL_SIMULATOR")) or any(CARDS.glob("[0-9]*"))
+
+
 def environment(simulator: str, python: Path = PYTHON) -> dict[str, str]:
     """The variables that a device service on `tt` needs besides this process's own.
 

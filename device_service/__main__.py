@@ -42,7 +42,7 @@ def main() -> int:
         machine = look(os.environ)
         if problem := doctor.refusal(doctor.checks(machine)):
             return _fail(f"--backend tt: {problem}", START_ERROR)
-        if problem := doctor.other_board(machine, settings.board):
+        if settings.board != "auto" and (problem := doctor.other_board(machine, settings.board)):
             return _fail(f"--board {settings.board}: {problem}", USAGE_ERROR)
     # Here and not above, so that --help and mistakes in settings are told at once.
     try:
@@ -105,7 +105,7 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
         return TtModel.load(
             settings.model,
             backend=settings.backend,
-            board=settings.board,
+            board=board_of(settings),
             precision=None if settings.weights == "auto" else settings.weights,
             bundle_dir=settings.bundle,
             num_slots=settings.slots,
@@ -118,6 +118,14 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
         if settings.backend != "tt" or not perhaps:
             raise
         raise RuntimeError(f"{one_line(error)}; perhaps {perhaps[0]}") from error
+
+
+def board_of(settings: Settings) -> str:
+    """The board to plan for: the one that is named, or there, or the usual one."""
+    if settings.board != "auto":
+        return settings.board
+    there = doctor.board_of(look(os.environ)) if settings.backend == "tt" else None
+    return there or doctor.BOARDS[0]
 
 
 def _fail(error: object, code: int) -> int:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from device_service.machine import Machine, look
@@ -20,6 +21,8 @@ PYTHON = (3, 12)
 TT_LANG = "1.1.1"
 TTNN = "0.69"
 """Its first two numbers: the API moved in later ones."""
+BOARDS = ("p150", "p100", "n150", "n300")
+"""Those with a plan, as drivers begin their names; the first where nothing tells."""
 DRIVER = (1, 34, 0)
 """The oldest that ttnn's driver library takes."""
 HELP = """\
@@ -62,12 +65,23 @@ def refusal(found: Sequence[Check]) -> str | None:
     return f"{first.name}: {first.found}: {first.todo}{more}"
 
 
+def board_of(machine: Machine) -> str | None:
+    """The board that will be opened, the first; None where nothing tells, or it is another kind."""
+    if simulator := machine.variables.get("TT_METAL_SIMULATOR"):
+        path = Path(simulator)
+        is_wormhole = "_wh" in path.name or path.parent.name.endswith("_wh")
+        return "n150" if is_wormhole else "p150"
+    kind = machine.cards[0].kind if machine.cards else ""
+    return next((board for board in BOARDS if kind.startswith(board)), None)
+
+
 def other_board(machine: Machine, board: str) -> str | None:
     """Why a plan for this board is none for the card that is there; None where it is, or may be."""
-    if not machine.cards or "TT_METAL_SIMULATOR" in machine.variables:
+    there = board_of(machine)
+    if there in (None, board) or "TT_METAL_SIMULATOR" in machine.variables:
         return None
-    kind = machine.cards[0].kind  # the one that is opened
-    return None if not kind or kind.startswith(board) else f"{machine.cards[0].path} is a {kind}"
+    card = machine.cards[0]
+    return f"{card.path} is a {card.kind}: say --board {there}, or leave it out"
 
 
 def warnings(found: Sequence[Check]) -> list[str]:
@@ -142,6 +156,9 @@ def _modes(machine: Machine) -> Iterator[Check]:
 
 def _simulator(machine: Machine) -> Iterator[Check]:
     path = machine.variables["TT_METAL_SIMULATOR"]
+    if not path:
+        yield Check("simulated chip", "missing", "TT_METAL_SIMULATOR is set to nothing", "unset it")
+        return
     prepare = "make demo BACKEND=tt SIMULATOR=… or tests/chip/prepare.py prepares one"
     if machine.missing_files:
         said = f"there is no {machine.missing_files[0]}"

@@ -97,8 +97,10 @@ class Settings(BaseSettings):
         description="what runs the model: torch; tt, TT-Lang kernels on a card or a simulated "
         "chip; or sim, the same kernels in the functional simulator",
     )
-    board: Literal["p150", "p100", "n150", "n300"] = Field(
-        "p150", description="the board that sim and tt plan for (n300: one of its two chips)"
+    board: Literal["auto", "p150", "p100", "n150", "n300"] = Field(
+        "auto",
+        description="the board that sim and tt plan for (n300: one of its two chips); auto is the "
+        "one that the driver tells, or p150",
     )
     bundle: Annotated[Path, AfterValidator(_bundle_directory)] | None = Field(
         None,
@@ -179,6 +181,14 @@ class Settings(BaseSettings):
     def _is_read(cls, value: Path | str | None, others: ValidationInfo) -> Path | str | None:
         if value not in (None, "auto") and others.data.get("backend") == "torch":
             raise ValueError("goes with --backend sim or tt; torch reads the checkpoint as it is")
+        return value
+
+    @field_validator("precision", "accelerator", "threads")
+    @classmethod
+    def _is_heeded(cls, value: object, others: ValidationInfo) -> object:
+        backend = others.data.get("backend")
+        if value not in (None, "auto", "cpu") and backend in ("sim", "tt"):
+            raise ValueError(f"goes with --backend torch, and {backend} would not heed it")
         return value
 
     @property

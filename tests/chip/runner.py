@@ -128,6 +128,10 @@ class _Worker:
         said = self._log.read_text(errors="replace").strip().splitlines()
         why = f"{how}: {' / '.join(said[-3:])[-800:]}"
         if self._begun is None:
-            raise RunnerError(why)
-        if self._begun not in self.found:
+            if not self.found:
+                raise RunnerError(why)
+            # A device that does not open again: what was found stays.
+            left = [name for name in self._names if name not in self.found]
+            self.found |= {name: {"name": name, "error": f"not begun: {why}"} for name in left}
+        elif self._begun not in self.found:
             self.found[self._begun] = {"name": self._begun, "error": why}

@@ -14,7 +14,7 @@ import json, os, sys, time
 out = open(sys.argv[3], "a")
 def write(row):
     out.write(json.dumps(row) + "\\n"); out.flush()
-if "broken" in sys.argv[4:]:
+if sys.argv[4] == "broken":
     sys.exit("no device here")
 for name in sys.argv[4:]:
     write({"name": name, "begun": True})
@@ -56,6 +56,16 @@ def test_a_hang_costs_its_own_case(python: Path, tmp_path: Path) -> None:
     found = rows(python, tmp_path, "hangs", "a", "b")
     assert found["hangs"]["error"].startswith("no end after 1 s")
     assert found["a"]["roundings"] == found["b"]["roundings"] == 1.0
+
+
+def test_a_start_that_fails_after_a_death_costs_no_row_that_was_found(
+    python: Path, tmp_path: Path
+) -> None:
+    found = rows(python, tmp_path, "a", "b", "dies", "c", "broken", "e", "d")
+    assert all("error" not in found[name] for name in "abce")
+    assert found["dies"]["error"].startswith("SIGABRT")
+    for name in ("broken", "d"):
+        assert found[name]["error"].startswith("not begun: exit 1: no device here")
 
 
 def test_a_start_that_fails_ends_the_run_with_its_reason(python: Path, tmp_path: Path) -> None:

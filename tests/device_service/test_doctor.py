@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from device_service import doctor
-from device_service.doctor import Check, checks, other_board, refusal, report, warnings
+from device_service.doctor import Check, board_of, checks, other_board, refusal, report, warnings
 from device_service.machine import Card, Machine, look
 
 WELL = Machine(
@@ -106,11 +106,45 @@ def test_an_iommu_stands_in_for_huge_pages() -> None:
     assert states(found) == {}
 
 
+def of_kind(kind: str) -> Machine:
+    return dataclasses.replace(WELL, cards=(Card("/dev/tenstorrent/0", True, kind),))
+
+
+def simulated(path: str) -> Machine:
+    variables = {**SIMULATED.variables, "TT_METAL_SIMULATOR": path}
+    return dataclasses.replace(SIMULATED, variables=variables)
+
+
+@pytest.mark.parametrize(
+    ("machine", "board"),
+    [
+        (WELL, "p150"),
+        (of_kind("n150 L"), "n150"),
+        (of_kind("n300"), "n300"),
+        (of_kind("p100a"), "p100"),
+        (of_kind("p300a"), None),
+        (of_kind(""), None),
+        (dataclasses.replace(WELL, cards=()), None),
+        (simulated("/lib/libttsim_bh.so"), "p150"),
+        (simulated("/lib/libttsim_wh.so"), "n150"),
+        (simulated("/release_wh/libttsim.so"), "n150"),
+    ],
+)
+def test_the_board_is_the_one_that_is_opened(machine: Machine, board: str | None) -> None:
+    assert board_of(machine) == board
+
+
+def test_a_simulator_that_is_set_to_nothing_is_told() -> None:
+    assert "set to nothing: unset it" in (refusal(checks(simulated(""))) or "")
+
+
 @pytest.mark.parametrize(
     ("machine", "board", "problem"),
     [
         (WELL, "p150", None),
-        (WELL, "n300", "/dev/tenstorrent/0 is a p150a"),
+        (WELL, "n300", "/dev/tenstorrent/0 is a p150a: say --board p150, or leave it out"),
+        (of_kind("p300a"), "n300", None),
+        (of_kind("unknown"), "n300", None),
         (dataclasses.replace(WELL, cards=(Card("/dev/tenstorrent/0", True),)), "n300", None),
         (SIMULATED, "n300", None),
     ],

@@ -58,6 +58,9 @@ def test_settings_are_frozen(model: str) -> None:
         (["--board", "p9000"], ("--board", "p150", "n300", "'p9000'")),
         (["--weights", "q4"], ("--weights", "bf16", "bfp8", "mixed", "'q4'")),
         (["--weights", "bfp8"], ("--weights", "--backend sim or tt", "'bfp8'")),
+        (["--backend", "tt", "--precision", "float32"], ("--precision", "torch", "'float32'")),
+        (["--backend", "sim", "--threads", "3"], ("--threads", "torch", "sim", "'3'")),
+        (["--backend", "tt", "--accelerator", "cuda"], ("--accelerator", "torch", "'cuda'")),
         (["--bundle", "nowhere"], ("--bundle", "device_service.prepare", "'nowhere'")),
         (["--listen", "nowhere"], ("--listen", "HOST:PORT", "'nowhere'")),
         (["--listen", "127.0.0.1:70000"], ("--listen", "65535")),
@@ -80,7 +83,7 @@ def test_a_bundle_is_for_the_kernels(model: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").touch()
     flags = ["--model", model, "--bundle", str(tmp_path)]
     assert load_settings([*flags, "--backend", "sim"]).bundle == tmp_path
-    with pytest.raises(SettingsError, match="--bundle .*goes with --backend sim or tt"):
+    with pytest.raises(SettingsError, match=r"--bundle .*goes with --backend sim or tt"):
         load_settings(flags)
 
 

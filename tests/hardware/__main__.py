@@ -37,33 +37,45 @@ def main() -> int:
     """Returns 0 where all that ran was right, or nothing could run."""
     options = _options()
     try:
-        env = chip.environment(options.simulator)
+        env = _clean() | chip.environment(options.simulator)
     except chip.ChipError as error:
-        if options.simulator:
+        if chip.has_device(options.simulator):
             print(f"error: {error}", file=sys.stderr)
             return 1
         print(f"skipped: {error}")
         return 0
-    env = _clean() | env
+    real = _real_models(options)
     found: Found = {"simulated": chip.is_simulated(env), "doctor": _doctor(env)}
-    board = options.board or _board_of(found["doctor"])
+    is_wormhole = bool(options.simulator) and chip.name_of(options.simulator) == "wormhole"
+    board = options.board or ("n150" if is_wormhole else _board_of(found["doctor"]))
     found["board"] = board
     if not found["doctor"]["can_serve"]:
         print(report.doctor_lines(found["doctor"]), file=sys.stderr)
         print("error: the device service could not run here; see above", file=sys.stderr)
         return 1
+    found |= {"kernels": {}, "models": []}
     with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
         found["kernels"] = _kernels(board, env, Path(folder), options.kernels)
-        found["models"] = [
-            _model(model, precision, board, env, Path(folder), options.steps)
-            for model, precision in _models(options, Path(folder))
-        ]
-    OUT.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    OUT.with_suffix(".md").write_text(report.markdown(found), encoding="utf-8")
+        _write(found)
+        small = [(x, "bf16") for x in _small_models(options, Path(folder))]
+        for model, precision in small + [
+            (x, y) for x in real for y in options.precision.split(",")
+        ]:
+            found["models"].append(
+                _model(model, precision, board, env, Path(folder), options.steps)
+            )
+            _write(found)
     failed = report.failures(found)
     print("\n".join(failed) or "all well", flush=True)
     print(f"report: {OUT.with_suffix('.md')} and .json")
     return 1 if failed else 0
+
+
+def _write(found: Found) -> None:
+    """After each part: hours of a card must not be lost with what comes after them."""
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(report.markdown(found), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -73,7 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kernels", help="only cases whose name has this in it")
     parser.add_argument("--families", default="e2b,e4b,12b,31b,gemma3", help="small checkpoints")
     parser.add_argument(
-        "--model", type=Path, action="append", default=[], help="a checkpoint directory; repeatable"
+        "--model", action="append", default=[], help="a checkpoint directory; repeatable"
     )
     parser.add_argument("--small", action="store_true", help="small checkpoints only")
     parser.add_argument("--precision", default="bf16,bfp8", help="of the checkpoints' weights")
@@ -96,9 +108,10 @@ def _doctor(env: dict[str, str]) -> Found:
 
 
 def _board_of(doctor: Found) -> str:
-    """As the driver names the card; p150 where it says nothing."""
-    said = " ".join(check["found"] for check in doctor["checks"] if check["name"] == "card")
-    return next((board for board in BOARDS if board in said), "p150")
+    """As the driver names the first card, which is the one opened; p150 where it says nothing."""
+    cards = (check["found"] for check in doctor["checks"] if check["name"] == "card")
+    first = next(cards, "")
+    return next((board for board in BOARDS if board in first), "p150")
 
 
 def _kernels(board: str, env: dict[str, str], folder: Path, only: str | None) -> dict[str, Found]:
@@ -112,6 +125,8 @@ def _kernels(board: str, env: dict[str, str], folder: Path, only: str | None) ->
     fits = "n150" if board in ("n150", "n300") else "p150"
     cases = [x for x in all_cases() if fits in x.boards and (only or "") in x.name]
     print(f"==> {len(cases)} kernel cases", flush=True)
+    if not cases:
+        return {}
     try:
         # One process at a time: a card has one owner.
         rows = runner.rows(
@@ -122,21 +137,30 @@ def _kernels(board: str, env: dict[str, str], folder: Path, only: str | None) ->
     return {x.name: {"kernel": x.kernel, "bound": x.roundings} | rows[x.name] for x in cases}
 
 
-def _models(options: argparse.Namespace, folder: Path) -> list[tuple[Path, str]]:
-    """Small random ones in bf16, then the real ones in each precision."""
+def _small_models(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Random ones, which rounding moves no more than a trained model."""
     from tests.checkpoints import write_checkpoint
 
-    found: list[tuple[Path, str]] = []
-    for family in filter(None, options.families.split(",")):
-        (folder / family).mkdir()
-        write_checkpoint(folder / family, family)
-        found.append((folder / family, "bf16"))
+    found = [folder / family for family in options.families.split(",") if family]
+    for model in found:
+        model.mkdir()
+        write_checkpoint(model, model.name, calm=True)
+    return found
+
+
+def _real_models(options: argparse.Namespace) -> list[Path]:
+    """Those that are named, or the one that is there; ends the program where a named one is not."""
+    from deploy.local import ServiceError, resolve_model  # needs more than a skip does
+
     if options.small:
-        return found
-    real = options.model or [x for x in (GEMMA3,) if (x / "config.json").is_file()]
-    if not real:
-        print("==> no real checkpoint: make model-gemma3-270m, or --model DIR")
-    return found + [(x.resolve(), y) for x in real for y in options.precision.split(",")]
+        return []
+    if not options.model and not (GEMMA3 / "config.json").is_file():
+        print("==> no real checkpoint: MODEL=DIR, or make model-gemma3-270m")
+        return []
+    try:
+        return [resolve_model(name) for name in options.model or ["gemma3-270m"]]
+    except ServiceError as error:
+        sys.exit(f"error: {error}")
 
 
 def _model(
@@ -164,7 +188,11 @@ def _model(
     if code:
         lines = [x for x in log.read_text(errors="replace").splitlines() if "nanobind" not in x]
         errors = [x for x in lines if "Error" in x]
-        why = f"exit {code}: {(errors or lines or [''])[-1][-400:]}"
+        last = (errors or lines or [""])[-1][-400:]
+        why = f"exit {code}: {last}"
+        if "PlanError: " in last:
+            unfit = {"error": "", "unfit": last.partition("PlanError: ")[2]}
+            return {"model": model.name, "precision": precision} | unfit
     measured = json.loads(out.read_text()) if out.is_file() else {}
     return {"model": model.name, "precision": precision} | measured | {"error": why}
 

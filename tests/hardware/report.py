@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 MIN_LAYER_PCC = {"bf16": 0.999, "bfp8": 0.995, "mixed": 0.0}
 """Below these a model failed; mixed weights have no gate."""
+MIN_LOGITS_PCC = {"bf16": 0.998, "bfp8": 0.99, "mixed": 0.0}
 
 Found = dict[str, Any]
 
@@ -40,9 +42,23 @@ def failures(found: Found) -> list[str]:
         name = f"model {row['model']}, {row['precision']}"
         if row["error"]:
             lines.append(f"{name}: {row['error']}")
-        elif min(row["layer_pcc"]) < MIN_LAYER_PCC[row["precision"]]:
-            lines.append(f"{name}: a layer's PCC is {min(row['layer_pcc']):.5f}")
+        elif "unfit" not in row:
+            lines += [f"{name}: {what}" for what in _far(row)]
     return lines
+
+
+def _far(row: Found) -> Iterator[str]:
+    """What of a model is farther from the reference than it may be; NaN is."""
+    least, precision = _worst(row["layer_pcc"]), row["precision"]
+    if not least >= MIN_LAYER_PCC[precision]:
+        yield f"a layer's PCC is {least:.5f}"
+    if not row["logits_pcc"] >= MIN_LOGITS_PCC[precision]:
+        yield f"the logits' PCC is {row['logits_pcc']:.5f}"
+
+
+def _worst(values: list[float]) -> float:
+    """The least; NaN is less than all."""
+    return min(values, key=lambda value: (value == value, value))
 
 
 def markdown(found: Found) -> str:
@@ -72,11 +88,12 @@ def _models(rows: list[Found]) -> str:
     ]
     for row in rows:
         if not row.get("layer_pcc"):
-            lines.append(f"| {row['model']} | {row['precision']} | {row['error']} | | | | |")
+            why = f"does not fit: {row['unfit']}" if "unfit" in row else row["error"]
+            lines.append(f"| {row['model']} | {row['precision']} | {why} | | | | |")
             continue
         seconds = row["wall_seconds"]
         lines.append(
-            f"| {row['model']} | {row['precision']} | {min(row['layer_pcc']):.5f} "
+            f"| {row['model']} | {row['precision']} | {_worst(row['layer_pcc']):.5f} "
             f"| {row['logits_pcc']:.5f} | {100 * row['same_best']:.0f} % "
             f"| {seconds['load']:.1f} | {seconds['warm_up']:.1f} |"
         )

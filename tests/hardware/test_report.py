@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import nan
 from typing import Any
 
 import pytest
@@ -73,6 +74,9 @@ def test_a_simulated_run_says_that_its_times_tell_nothing(found: Found) -> None:
         ("kernels", {"error": "SIGABRT"}, "kernel softcap: SIGABRT"),
         ("models", {"error": "exit 1: refused"}, "model e2b, bf16: exit 1: refused"),
         ("models", {"layer_pcc": [0.9999, 0.98]}, "model e2b, bf16: a layer's PCC is 0.98000"),
+        ("models", {"layer_pcc": [0.98, nan]}, "model e2b, bf16: a layer's PCC is nan"),
+        ("models", {"logits_pcc": 0.5}, "model e2b, bf16: the logits' PCC is 0.50000"),
+        ("models", {"logits_pcc": nan}, "model e2b, bf16: the logits' PCC is nan"),
     ],
 )
 def test_every_kind_of_fault_is_a_failure(
@@ -88,12 +92,22 @@ def test_a_model_that_died_before_its_first_number_still_makes_a_page(found: Fou
     assert "| e4b | bf16 | no end after 3600 s |" in report.markdown(found)
 
 
+def test_a_model_that_does_not_fit_is_said_and_is_no_failure(found: Found) -> None:
+    why = "bf16 weights take 58 GiB, 27 more than a p150 has"
+    found["models"] = [{"model": "31b", "precision": "bf16", "error": "", "unfit": why}]
+    assert report.failures(found) == []
+    assert f"| 31b | bf16 | does not fit: {why} |" in report.markdown(found)
+
+
 def test_the_board_is_the_drivers_or_a_p150() -> None:
     def doctor(said: str) -> Found:
         return {"checks": [{"name": "card", "found": said}]}
 
     assert _board_of(doctor("/dev/tenstorrent/0: p100a, firmware 18.2")) == "p100"
     assert _board_of(doctor("/dev/tenstorrent/0: its driver tells neither")) == "p150"
+    both = doctor("/dev/tenstorrent/0: n150 L")
+    both["checks"] += doctor("/dev/tenstorrent/1: p150b")["checks"]
+    assert _board_of(both) == "n150"
 
 
 @pytest.mark.skipif(any(chip.CARDS.glob("[0-9]*")), reason="there is a card")
