@@ -1,11 +1,12 @@
 """The report on whole steps: small checkpoints, full sizes, and the real model.
 
-Reads what runs have kept; types no number of its own. A part whose run is missing says which
-command makes it; one whose sources have changed since says so.
+Reads what runs have kept; types no number of its own. A part whose run is missing here stays as the
+page has it, or says which command makes it; one whose sources have changed since says so.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from tests.chip import results, served
@@ -14,6 +15,7 @@ from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
 Row = dict[str, Any]
+WEIGHTS = ("bf16", "bfp8")
 FULL_SIZES = {"E2B": "random-e2b", "E4B": "random-e4b"}
 REAL = "gemma3-270m"
 OUT = ROOT / "device_service/model/chip-steps.md"
@@ -34,29 +36,48 @@ reference's in its order; ties are rows where the reference has the exchanged to
 FULL_SIZE_NOTE = """\
 A decode row of one sequence; the keys and values before it are the reference's, put into the
 caches. All else of the step is the device's own.
-
 """
 
 
 def write() -> None:
     """Writes the page."""
-    OUT.write_text(sections())
+    OUT.write_text(sections(OUT.read_text() if OUT.exists() else ""))
     print(f"wrote {OUT.relative_to(ROOT)}")
 
 
-def sections() -> str:
-    """In Markdown."""
+def sections(before: str = "") -> str:
+    """In Markdown.
+
+    Args:
+        before: the page as it is, for the parts of which this machine has no run.
+    """
+    earlier = dict(re.findall(r"<!-- (\S+) -->\n(.*?)<!-- end -->\n", before, re.DOTALL))
+
+    def part(key: str, text: str | None, command: str) -> str:
+        text = text or earlier.get(key, f"Not run: `make {command}` makes it.\n")
+        return f"<!-- {key} -->\n{text}<!-- end -->\n"
+
     return "\n".join(
-        (INTRODUCTION.format(tie=TIE), _small("ttsim"), _small(WOLFPINE), _full_sizes(), _real())
+        (
+            INTRODUCTION.format(tie=TIE),
+            "## Small checkpoints, the vendor's simulator\n",
+            part("small-ttsim", _small("ttsim"), "test-chip SIMULATOR=…"),
+            "## Small checkpoints, wolfpine\n",
+            part("small-wolfpine", _small(WOLFPINE), "test-chip"),
+            "## Full size, random weights\n\n" + FULL_SIZE_NOTE,
+            part("E2B", _full_size("E2B"), "chip-e2b SIMULATOR=…"),
+            part("E4B", _full_size("E4B"), "chip-e4b SIMULATOR=…"),
+            "## The real Gemma 3 270M\n",
+            part("served", _served(), "chip-real-model SIMULATOR=…"),
+            part("text", _real_text(), "chip-real-model SIMULATOR=…"),
+        )
     )
 
 
-def _small(name: str) -> str:
-    where = {"ttsim": "the vendor's simulator", WOLFPINE: "wolfpine"}[name]
-    title = f"## Small checkpoints, {where}\n\n"
+def _small(name: str) -> str | None:
     kept = cast("Row | None", results.read(f"steps-{name}"))
     if kept is None:
-        return title + "Not run: `make test-chip` makes it.\n"
+        return None
     lines = [_small_line(row) for row in kept["rows"].values()]
     good = sum("error" not in row for row in kept["rows"].values())
     header = (
@@ -65,7 +86,7 @@ def _small(name: str) -> str:
     )
     stale = _stale(kept["sources"], results.scenario_sources())
     said = f"{good} of {len(lines)} scenarios ran.{stale}\n\n"
-    return title + said + header + "".join(lines)
+    return said + header + "".join(lines)
 
 
 def _small_line(row: Row) -> str:
@@ -101,18 +122,10 @@ def _stale(sources: str, current: str) -> str:
     return "" if sources == current else " From sources that changed since."
 
 
-def _full_sizes() -> str:
-    text = "## Full size, random weights\n\n" + FULL_SIZE_NOTE
-    for size, name in FULL_SIZES.items():
-        found = False
-        for weights in ("bf16", "bfp8"):
-            rows = driving.read(f"{name}-{weights}")
-            if rows:
-                found = True
-                text += f"**{size}, {weights} weights.** {_whole(rows)}\n"
-        if not found:
-            text += f"**{size}.** Not run: `make chip-{size.lower()} SIMULATOR=…` makes it.\n\n"
-    return text
+def _full_size(size: str) -> str | None:
+    runs = ((weights, driving.read(f"{FULL_SIZES[size]}-{weights}")) for weights in WEIGHTS)
+    texts = [f"**{size}, {weights} weights.** {_whole(rows)}" for weights, rows in runs if rows]
+    return "\n".join(texts) or None
 
 
 def _whole(rows: list[Row]) -> str:
@@ -170,20 +183,18 @@ def _layer_line(row: Row) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def _real() -> str:
-    text = "## The real Gemma 3 270M\n\n"
-    told, rows = served.read(REAL), driving.read(f"{REAL}-bf16")
-    if told is None and not rows:
-        return text + "Not run: `make chip-real-model SIMULATOR=…` makes it.\n"
-    if told is not None:
-        text += _served(told)
-    if rows:
-        text += f"A real text of {rows[0]['steps'][0]['rows']} positions, read as one chunk. "
-        text += _whole(rows)
-    return text
+def _real_text() -> str | None:
+    rows = driving.read(f"{REAL}-bf16")
+    if not rows:
+        return None
+    positions = rows[0]["steps"][0]["rows"]
+    return f"A real text of {positions} positions, read as one chunk. {_whole(rows)}"
 
 
-def _served(told: Row) -> str:
+def _served() -> str | None:
+    told = cast("Row | None", served.read(REAL))
+    if told is None:
+        return None
     ties = [x for x in told["choices"] if x["served"] != x["torch"] and x["gap"] <= x["tie_width"]]
     same = sum(x["served"] == x["torch"] for x in told["choices"])
     last = told["pieces"][-1]["seconds"] if told["pieces"] else 0.0

@@ -25,16 +25,14 @@ MOST_ON_WOLFPINE = 2
 """Cases of a kernel: each takes up to a minute, nearly all of it compiling and Python."""
 AT_ONCE = 50
 """Cases between two writings of the file."""
-KERNELS = (
-    "kernels",
-    "tests/kernels",
-    "tests/chip/toolchain",
-    "tests/chip/prepare.py",
-    "tests/chip/run_cases.py",
-    "tests/chip/wolfpine_server.py",
+CHIP = ("tests/chip/toolchain", "tests/chip/prepare.py", "tests/chip/wolfpine_server.py")
+KERNELS = ("kernels", "tests/kernels", "tests/chip/run_cases.py", *CHIP)
+SCENARIOS = (
+    "tests/checkpoints.py",
+    "tests/chip/steps/run_steps.py",
+    "tests/chip/steps/scenarios.py",
 )
-STEPS = ("kernels", "device_service/model", "tests/chip/steps")
-SCENARIOS = ("tests/chip/steps/scenarios.py", "tests/chip/steps/run_steps.py")
+STEPS = ("kernels", "device_service/model", "tests/chip/steps", *CHIP, *SCENARIOS)
 PACKAGES = ("tt-lang", "ttnn", "wolfpine")
 VERSIONS = f"import importlib.metadata as m; print(*(m.version(n) for n in {PACKAGES}))"
 

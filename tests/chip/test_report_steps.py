@@ -62,7 +62,15 @@ def test_a_full_size_run_has_its_lowest_layer_its_bytes_and_its_ties(cache: Path
     assert "ties in 1 (to 0.100 of 0.250)" in text
     assert "6.0 MB read from DRAM and 1.5 written" in text
     assert "Ended before" not in text
-    assert "since" not in text.partition("### Full size")[2].partition("### The real")[0]
+    assert "since" not in text.partition("## Full size")[2].partition("## The real")[0]
+
+
+def test_what_has_not_run_here_stays_on_the_page(cache: Path) -> None:
+    keep(cache / "whole-random-e4b-bfp8.jsonl", ABOUT | {"sources": "old"}, layer(0, 0, 0.998))
+    before = report_steps.sections()
+    (cache / "whole-random-e4b-bfp8.jsonl").unlink()
+    assert report_steps.sections(before) == before
+    assert "0.998000" not in report_steps.sections()
 
 
 def test_a_run_cut_short_says_so_and_keeps_its_layers(cache: Path) -> None:
