@@ -277,7 +277,6 @@ class Core:
         )
 
     def _finish_step(self, spans: list[Span], readouts: StepReadouts, seconds: float) -> None:
-        self._failed_steps = 0
         self._note_step(spans, seconds, succeeded=True)
         self._step_seconds += (seconds - self._step_seconds) * (
             NEWEST_WEIGHT if self._step_seconds else 1
@@ -300,6 +299,10 @@ class Core:
             if answered and sequence.full:
                 self._publish_full_rows(sequence)
             self._forget_if_ended(sequence)
+        if finite.any():
+            self._failed_steps = 0
+        elif finite.size:  # not a sequence's fault, when it goes on
+            self._count_failure("logits that are not finite numbers")
 
     def _note_step(self, spans: list[Span], seconds: float, *, succeeded: bool) -> None:
         prompt_rows = sum(len(x.token_ids) for x in spans if self._runs_prompt(x))
@@ -356,6 +359,9 @@ class Core:
                 self._holders[span.slot],
                 CommandError(Code.INTERNAL, "", f"a step of the model failed: {reason}"),
             )
+        self._count_failure(reason)
+
+    def _count_failure(self, reason: str) -> None:
         self._failed_steps += 1
         if self._failed_steps >= MAX_FAILED_STEPS:
             self._broken = f"{self._failed_steps} steps in a row failed, the last with {reason}"

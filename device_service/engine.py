@@ -35,6 +35,9 @@ LoadModel = Callable[[ReportProgress], Model]
 WATCH_SECONDS = 1.0
 """How often it is asked whether a step hangs; more often where its limit is short."""
 
+START_TIMES = 6
+"""What loading and warm-up may take between two lines of progress, in times of a step's limit."""
+
 MAX_STEP_SECONDS = 20.0
 """How long a stop waits for the running step."""
 
@@ -65,6 +68,7 @@ class Engine:
         self._on_report = on_report
         self._report_progress = report_progress
         self._watch = watch or StepWatch(None)
+        self._start_watch = self._watch.times(START_TIMES)
         self._hung = ""
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Callable[[Core], None]] = queue.SimpleQueue()
@@ -94,7 +98,7 @@ class Engine:
         await self._ended.wait()
 
     async def hung(self) -> str:
-        """Returns once a step has taken longer than it may, and why that is; streams are told.
+        """Returns once a step, or the start, has hung, and how; streams are told.
 
         The thread is lost then: there is no way to end a native call. Only the process can go.
         """
@@ -102,13 +106,24 @@ class Engine:
         if limit is None:
             await asyncio.Future[None]()  # never
         assert limit is not None
-        while (seconds := self._watch.overdue_seconds()) is None:  # noqa: ASYNC110 who hangs tells not
+        while not (hung := self._overdue()):  # noqa: ASYNC110 who hangs tells not
             await asyncio.sleep(min(limit / 4, WATCH_SECONDS))
-        self._hung = f"a step of the model has run for {seconds:.0f} s, and may take {limit:g}"
+        self._hung = hung
         end = StreamEvents(end=StreamEnd(Code.UNAVAILABLE, f"the device hangs: {self._hung}"))
         for deliver in self._streams.values():
             deliver(end)
         return self._hung
+
+    def _overdue(self) -> str:
+        """What takes longer than it may, or nothing."""
+        watches = {
+            "a step of the model has run": self._watch,
+            "the start of the model has shown no progress": self._start_watch,
+        }
+        for what, watch in watches.items():
+            if (seconds := watch.overdue_seconds()) is not None:
+                return f"{what} for {seconds:.0f} s, and may take {watch.limit_seconds:g}"
+        return ""
 
     def open_stream(self, deliver: Deliver) -> int:
         """A new stream; `deliver` is called on the event loop with what happens to it."""
@@ -179,9 +194,10 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            model = self._load_model(self._report_progress)
-            model.warm_up(self._report_progress)
-            run_first_step(model)
+            with self._start_watch.step():
+                model = self._load_model(self._report_start)
+                model.warm_up(self._report_start)
+                run_first_step(model)
             core = Core(model, self._max_queued)
         except BaseException as error:
             self._call(self._fail_start, error)
@@ -202,6 +218,10 @@ class Engine:
             log.exception("the engine has a fault of its own and ends")
         finally:
             self._call(self._ended.set)
+
+    def _report_start(self, line: str) -> None:
+        self._start_watch.go_on()
+        self._report_progress(line)
 
     def _handle_inbox(self, core: Core, *, wait: bool) -> None:
         """Does all that came in; with `wait`, at least one thing."""

@@ -73,7 +73,7 @@ async def serve(
 
     Raises:
         StartError: an address is taken, the model cannot be loaded, or the engine ended by itself.
-        HungError: a step took longer than `step_timeout`.
+        HungError: a step took longer than `step_timeout`, or the start made no progress.
     """
     server = grpc.aio.server(options=_SERVER_OPTIONS)
     own_health = health.Health(SERVICE_NAME, server)
@@ -125,25 +125,29 @@ async def _load(
 
     Raises:
         StartError: it cannot be brought up.
+        HungError: it makes no progress.
     """
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(engine.start())
+    hanging = asyncio.create_task(engine.hung())
     try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, stopping, hanging), return_when=asyncio.FIRST_COMPLETED)
+        if hanging.done():
+            raise HungError(f"the device hangs: {hanging.result()}")
         if not starting.done():
             log.info("stopped while the model was loading")
             return False
         info = await starting
         if settings.name is not None:
             info = dataclasses.replace(info, name=settings.name)
-    except StartError:
+    except (StartError, HungError):
         raise
     except Exception as error:
         log.debug("the model did not come up", exc_info=True)
         raise StartError(f"--model {settings.model}: {one_line(error)}") from error
     finally:
-        stopping.cancel()
-        starting.cancel()
+        for task in (stopping, starting, hanging):
+            task.cancel()
     servicer.serve(info)
     metrics.serve_model(info)
     log.info(

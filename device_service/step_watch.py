@@ -30,14 +30,23 @@ class StepWatch:
         self._stderr = sys.__stderr__ if may_end_process and limit_seconds is not None else None
         self._began: float | None = None
 
-    @contextmanager
-    def step(self) -> Generator[None]:
-        """What the thread does inside is one step."""
+    def times(self, factor: float) -> StepWatch:
+        """Another watch, for what may take so many times as long."""
+        limit = None if self.limit_seconds is None else factor * self.limit_seconds
+        return StepWatch(limit, may_end_process=self._stderr is not None)
+
+    def go_on(self) -> None:
+        """The running step has shown that it lives: its time begins anew. For its own thread."""
         self._began = time.monotonic()
         if self._stderr is not None:
             assert self.limit_seconds is not None
             seconds = self.limit_seconds + GRACE_SECONDS
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
+
+    @contextmanager
+    def step(self) -> Generator[None]:
+        """What the thread does inside is one step."""
+        self.go_on()
         try:
             yield
         finally:

@@ -284,6 +284,16 @@ def test_logits_that_are_no_numbers_lose_their_sequence_and_no_neighbour() -> No
     assert told.best == [(STREAM, 2, 0, expected_best(model, [3]))]
 
 
+def test_steps_without_one_finite_number_break_the_engine_as_failures_do() -> None:
+    clients = Clients(PartlyInfinite(num_slots=1))
+    for number in range(MAX_FAILED_STEPS):
+        clients.send(open_command(number, [2]))
+        clients.run()
+    report = clients.told.reports[-1]
+    assert "the last with logits that are not finite numbers" in report.broken
+    assert not report.load.accepting
+
+
 def test_a_shared_prefix_does_not_run_again() -> None:
     model = FakeModel(num_slots=2)
     clients = Clients(model)

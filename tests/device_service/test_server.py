@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,6 +134,19 @@ async def test_a_step_that_hangs_is_told_turns_health_and_ends_the_service(tmp_p
                 assert "the device hangs: a step of the model has run" in end.value.details()
             assert (await watch.read()).status == Status.NOT_SERVING
             await asyncio.wait_for(asyncio.shield(served.task), 10)
+
+
+async def test_a_start_without_progress_ends_the_service(tmp_path: Path) -> None:
+    def load(report: ReportProgress) -> Model:
+        for _ in range(10):  # longer than the limit, all together
+            time.sleep(0.1)
+            report("on its way")
+        time.sleep(4.0)
+        return FakeModel()
+
+    with pytest.raises(HungError, match=r"no progress for 1 s, and may take 0.6"):
+        async with serving(tmp_path, FakeModel(), load, step_timeout=0.1):
+            pass
 
 
 async def test_a_step_within_its_time_is_no_hang(tmp_path: Path) -> None:
