@@ -15,6 +15,8 @@ from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
 Row = dict[str, Any]
+MOST_NAMES = 6
+"""Of files that changed since a run."""
 WEIGHTS = ("bf16", "bfp8")
 FULL_SIZES = {"E2B": "random-e2b", "E4B": "random-e4b"}
 REAL = "gemma3-270m"
@@ -118,8 +120,15 @@ def _ties(logits: Row) -> str:
     return f"{logits['ties']} (to {logits['widest_tie']:.3f} of {logits['tie_width']:.3f})"
 
 
-def _stale(sources: str, current: str) -> str:
-    return "" if sources == current else " From sources that changed since."
+def _stale(sources: results.Sources, current: results.Sources) -> str:
+    """What of the sources is another today."""
+    names = sorted(set(sources) | set(current))
+    changed = [name for name in names if sources.get(name) != current.get(name)]
+    if not changed:
+        return ""
+    if len(changed) > MOST_NAMES:
+        return f" Since then {len(changed)} of its {len(names)} sources changed."
+    return f" Since then {', '.join(f'`{name}`' for name in changed)} changed."
 
 
 def _full_size(size: str) -> str | None:

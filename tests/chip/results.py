@@ -1,7 +1,8 @@
 """The rows of a whole run on a simulator, kept under .cache/chip until a source changes.
 
 The tests write them, the report reads them. Rows are kept with a digest of all that they depend on:
-kernels, cases, the compiler that stands in, the simulator; those of whole steps, the model.
+kernels, cases, the compiler that stands in, the simulator. Rows of whole steps have one of each
+file, the model's among them, so that the page can say what changed since.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from tests.chip.steps import scenarios
 from tests.kernels.case import Case, all_cases
 
 Rows = dict[str, dict]
+Sources = dict[str, str]
+"""Digests by file."""
+DIGITS = 16
 MOST_ON_WOLFPINE = 2
 """Cases of a kernel: each takes up to a minute, nearly all of it compiling and Python."""
 AT_ONCE = 50
@@ -125,30 +129,29 @@ def about(simulator: str) -> dict[str, str]:
 
 def depends_on(simulator: str) -> str:
     """A digest of the sources and of the simulator."""
-    digest = _digest(KERNELS)
+    digest = hashlib.sha256(json.dumps(_digests(KERNELS)).encode())
     digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
     return digest.hexdigest()
 
 
-def step_sources() -> str:
-    """A digest of what whole steps are made of: the model, its kernels, and what judges them."""
-    return _digest(STEPS, without=SCENARIOS).hexdigest()
+def step_sources() -> Sources:
+    """What whole steps are made of: the model, its kernels, and what judges them."""
+    return _digests(STEPS, without=SCENARIOS)
 
 
-def scenario_sources() -> str:
+def scenario_sources() -> Sources:
     """The same, and the table of what small checkpoints run."""
-    return _digest(STEPS).hexdigest()
+    return _digests(STEPS)
 
 
-def _digest(names: Sequence[str], without: Sequence[str] = ()) -> Any:
-    digest = hashlib.sha256()
+def _digests(names: Sequence[str], without: Sequence[str] = ()) -> Sources:
     found = [f for name in names for f in (ROOT / name, *(ROOT / name).rglob("*")) if f.is_file()]
-    for file in sorted(found):
-        if str(file.relative_to(ROOT)) in without:
-            continue
-        if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts:
-            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
-    return digest
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
+        for file in sorted(found)
+        if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts
+        if (name := str(file.relative_to(ROOT))) not in without
+    }
 
 
 def _file(name: str) -> Path:

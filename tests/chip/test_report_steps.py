@@ -21,6 +21,7 @@ ABOUT = {
     "held": 0,
     "steps": [{"rows": 31}, {"rows": 1}],
 }
+OLD = results.step_sources() | {"kernels/ple.py": "old"}
 LOGITS = {
     "logits_pcc": 0.9993, "rounded_logits_pcc": 0.9992, "same": 1, "ties": 1, "others": 0,
     "widest_tie": 0.1, "tie_width": 0.25,
@@ -66,7 +67,7 @@ def test_a_full_size_run_has_its_lowest_layer_its_bytes_and_its_ties(cache: Path
 
 
 def test_what_has_not_run_here_stays_on_the_page(cache: Path) -> None:
-    keep(cache / "whole-random-e4b-bfp8.jsonl", ABOUT | {"sources": "old"}, layer(0, 0, 0.998))
+    keep(cache / "whole-random-e4b-bfp8.jsonl", ABOUT | {"sources": OLD}, layer(0, 0, 0.998))
     before = report_steps.sections()
     (cache / "whole-random-e4b-bfp8.jsonl").unlink()
     assert report_steps.sections(before) == before
@@ -74,9 +75,12 @@ def test_what_has_not_run_here_stays_on_the_page(cache: Path) -> None:
 
 
 def test_a_run_cut_short_says_so_and_keeps_its_layers(cache: Path) -> None:
-    keep(cache / "whole-random-e4b-bfp8.jsonl", ABOUT | {"sources": "old"}, layer(0, 0, 0.998))
+    keep(cache / "whole-random-e4b-bfp8.jsonl", ABOUT | {"sources": OLD}, layer(0, 0, 0.998))
     text = report_steps.sections()
-    assert "**E4B, bfp8 weights.** On a chip. From sources that changed since. Ended before" in text
+    assert (
+        "**E4B, bfp8 weights.** On a chip. Since then `kernels/ple.py` changed. Ended before"
+        in text
+    )
     assert "| 0 | 0 | sliding_attention | 0.998000 |" in text
     assert "Step 1 (1 rows): no layer ended." in text
 
@@ -87,10 +91,10 @@ def test_small_checkpoints_have_a_line_each_and_failures_their_reason(cache: Pat
         "layers": [layer(0, 0, 0.9999), layer(0, 1, 0.9997)],
     }  # fmt: skip
     bad = {"name": "31b/bf16/ring", "error": "SIGABRT: unknown | instruction"}
-    kept = {"sources": "old", "rows": {row["name"]: row for row in (good, bad)}}
+    kept = {"sources": OLD, "rows": {row["name"]: row for row in (good, bad)}}
     (cache / "rows-steps-ttsim.json").write_text(json.dumps(kept))
     text = report_steps.sections()
-    assert "1 of 2 scenarios ran. From sources that changed since." in text
+    assert "1 of 2 scenarios ran. Since then `kernels/ple.py`, `tests/" in text
     assert "| e2b | bf16 | ring | 9 | 90 | 0.999700 (layer 1) |" in text
     assert "| 31b | bf16 | ring | failed: SIGABRT: unknown / instruction |" in text
 
@@ -102,7 +106,7 @@ def test_a_served_answer_is_quoted_with_its_ties(cache: Path) -> None:
     ]
     told = ABOUT | {
         "prompt": "The capital of France is", "prompt_tokens": 6, "text": " Paris.\n",
-        "token_ids": [5, 7], "choices": choices, "start_seconds": 9.0, "sources": "old",
+        "token_ids": [5, 7], "choices": choices, "start_seconds": 9.0, "sources": OLD,
         "pieces": [{"seconds": 70.0}],
     }  # fmt: skip
     served.keep("gemma3-270m", told)
