@@ -104,7 +104,7 @@ class TtModel(SteppedModel):
 
         report(f"planned for a {board}: {plan.total_bytes / 2**30:.2f} GiB of its DRAM")
         device = runtime.open_device()
-        tensors = Tensors(device)
+        tensors = Tensors(device, plan.activation_bytes)
         weights: TtWeights
         if bundle is None:
             weights = CheckpointWeights(checkpoint, config, device, precision, report)
@@ -144,22 +144,11 @@ class TtModel(SteppedModel):
         """
         self._warm_sequences((1, self._info.max_rows), report)
         if runtime.can_trace():
-            for slots, first, rows in self._shapes():
-                ids = (self._info.bos_token_id,) * rows
-                spans = tuple(Span(slot, first, ids, 1) for slot in range(slots))
-                self._decoder.run(StepBatch(spans))
-                report(f"warmed up {slots} × {rows} rows at position {first}")
+            for span in warm_spans(self._info):
+                self._decoder.run(StepBatch((span,)))
+                rows, end = len(span.token_ids), span.start + len(span.token_ids)
+                report(f"warmed up {rows} rows in slot {span.slot}, up to position {end}")
         self._start_empty()
-
-    def _shapes(self) -> Iterator[tuple[int, int, int]]:
-        """Slots, first position and rows each of a step for every program: decode and prompts."""
-        info = self._info
-        last = info.context_length - TILE
-        firsts = [0, *(n for n in LENGTHS if n < last)]
-        for first in firsts:
-            for slots in (1 << n for n in range(info.num_slots.bit_length())):
-                yield slots, first, 1
-            yield 1, first, min(TILE, info.max_rows)
 
     def close(self) -> None:
         """Gives the device back."""
@@ -172,3 +161,21 @@ class TtModel(SteppedModel):
 
     def _empty_slots(self) -> None:
         self._decoder.clear()
+
+
+def warm_spans(info: ModelInfo) -> Iterator[Span]:
+    """Steps of one sequence that together have every program a step can have.
+
+    What decides are the slots from 0 to the highest in use, the chunks that a slot's rows are, both
+    rounded up to powers of two, and the bucket of the last position: any other step has programs of
+    these.
+    """
+    highest = sorted({min(1 << n, info.num_slots) for n in range(info.num_slots.bit_length() + 1)})
+    lasts = [length for length in LENGTHS if length < info.context_length]
+    for last in (*lasts, info.context_length - 1):
+        for slots in highest:
+            rows = 1
+            while rows <= min(TILE, info.max_rows, last + 1):
+                ids = (info.bos_token_id,) * rows
+                yield Span(slots - 1, last + 1 - rows, ids, 1)
+                rows *= 2

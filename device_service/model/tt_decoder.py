@@ -71,6 +71,7 @@ class TtDecoder:
         Returns:
             Logits [R, V] of the rows that are read, before the softcap; None if there are none.
         """
+        self._tensors.begin_step()
         rows = rows_of(batch)
         ends = [(x.slot, x.start, x.start + len(x.token_ids) - 1) for x in batch.spans]
         self._caches.move(self._staging.place(ends))

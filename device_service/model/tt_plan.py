@@ -85,6 +85,11 @@ class Plan:
             + self.activation_bytes
         )
 
+    @property
+    def fits(self) -> bool:
+        """Whether the board has that much."""
+        return self.total_bytes <= self.board.usable_bytes
+
     def lines(self) -> Iterator[str]:
         """The plan for people, one line an entry."""
         rows = [(f"weights: {group}", size) for group, size in self.weight_bytes.items() if size]
@@ -152,7 +157,7 @@ def make_plan(
             f"context_length is {context_length}, not 1 to {config.max_position_embeddings}"
         )
     plan = _lay_out(config, board, precision, slots, context_length)
-    if plan.total_bytes > board.usable_bytes:
+    if not plan.fits:
         raise PlanError(_too_big(config, plan))
     return plan
 
@@ -161,10 +166,10 @@ def most_slots(
     config: ModelConfig, board: Board, *, precision: Precision, context_length: int
 ) -> int:
     """Slots of so many positions that fit beside the weights, at most 32; 0 where not one does."""
-    one = _lay_out(config, board, precision, 1, context_length)
-    slot_bytes = one.ring_bytes + one.full_kv_bytes
-    room = board.usable_bytes - (one.total_bytes - slot_bytes)
-    return min(MAX_SLOTS, max(0, room // slot_bytes))
+    for slots in range(MAX_SLOTS, 0, -1):
+        if _lay_out(config, board, precision, slots, context_length).fits:
+            return slots
+    return 0
 
 
 def _lay_out(
@@ -214,24 +219,30 @@ def _norm_bytes(config: ModelConfig) -> int:
 
 
 def _activation_bytes(config: ModelConfig, slots: int, context_length: int) -> int:
-    """What a step passes from kernel to kernel and what it brings, bfloat16, at its largest."""
+    """What a step passes from kernel to kernel and what it brings, bfloat16, at its largest.
+
+    That is a whole prompt chunk in the last slot: attention covers all slots, in as many waves as
+    its rows are chunks.
+    """
     d, p = config.hidden_size, config.per_layer_input_size
-    widest = max(layer.intermediate_size for layer in config.layers)
-    heads = max((x.num_heads + 4 * x.num_kv_heads) * x.head_dim for x in config.layers)
-    row = 12 * d + 4 * widest + heads + p * (len(config.layers) + 4) + config.vocab_size
-    chunks = max(slots, TILE)
+    products = sum({layer.intermediate_size for layer in config.layers})
+    of_heads = {(x.num_heads, x.num_kv_heads, x.head_dim, x.owns_kv) for x in config.layers}
+    heads = sum((2 * n + 4 * k) * size for n, k, size, _ in of_heads)
+    row = 12 * d + 4 * products + heads + p * (len(config.layers) + 4) + config.vocab_size
     kinds = {layer.kind: layer for layer in config.layers}.values()
-    tiles = sum(_attention_tiles(layer, chunks, stride(layer, context_length)) for layer in kinds)
+    tiles = sum(_attention_tiles(layer, slots, stride(layer, context_length)) for layer in kinds)
     return row * TILE * 2 + tiles * TILE_BYTES["bf16"]
 
 
-def _attention_tiles(layer: LayerConfig, chunks: int, places: int) -> int:
-    """Of attention's units, masks, selections and sums, in a launch of so many chunks."""
-    units, head = chunks * layer.num_kv_heads, layer.head_dim // TILE
+def _attention_tiles(layer: LayerConfig, slots: int, places: int) -> int:
+    """Of attention's units, masks, selections and sums, in a launch over so many slots."""
     group = layer.num_heads // layer.num_kv_heads
+    waves = ceil(TILE / (TILE // group))
+    chunks = slots * (1 << (waves - 1).bit_length())
+    units, head = chunks * layer.num_kv_heads, layer.head_dim // TILE
     parts = ceil(places / part(layer)) + 1
     masks = chunks * (places + STAGED) // TILE
-    selections = chunks * (group + 1) + layer.num_heads * units
+    selections = chunks * (group + 1) + layer.num_heads * units + 8 * slots
     return units * 2 * head + masks + selections + units * parts * (2 * head + 3)
 
 
@@ -247,6 +258,6 @@ def _too_big(config: ModelConfig, plan: Plan) -> str:
         return f"{message}: {slots} slots fit"
     for precision in ("bfp8", "mixed"):
         smaller = _lay_out(config, board, precision, 1, plan.context_length)
-        if smaller.total_bytes <= board.usable_bytes and precision != plan.precision:
+        if smaller.fits and precision != plan.precision:
             return f"{message}: {precision} weights fit"
     return f"{message}: no precision fits"

@@ -14,19 +14,34 @@ import torch.nn.functional as F
 from kernels import runtime
 from kernels.runtime import TILE, Format
 
+BF16_BYTES = 2
 Tensor = Any
 """A tensor of the chosen runtime, in the device's DRAM."""
 
 
 class Tensors:
-    """Tensors on one device; all are two-dimensional, in whole tiles, unless said otherwise."""
+    """Tensors on one device; all are two-dimensional, in whole tiles, unless said otherwise.
 
-    def __init__(self, device: Any) -> None:
+    Args:
+        device: of the chosen runtime.
+        room_bytes: what buffers and scratch may take; None: any. Steps of many shapes have buffers
+            each, and where those would take more, the ones that the running step has not used go.
+    """
+
+    def __init__(self, device: Any, room_bytes: int | None = None) -> None:
         self.device = device
+        self._room_bytes = room_bytes
+        self._step = 0
         self._buffers: dict[tuple[str, int, int], Tensor] = {}
         self._scratch: dict[tuple[str, int], Tensor] = {}
+        self._last_used: dict[tuple[str, int, int], int] = {}
+        """The step that each buffer was last used in."""
         self.allocated = 0
         """Tensors that were made so far."""
+
+    def begin_step(self) -> None:
+        """From now on, buffers are another step's."""
+        self._step += 1
 
     def put(self, host: torch.Tensor, fmt: Format = "bf16") -> Tensor:
         """A new tensor that holds what `host` holds, rounded to the format."""
@@ -39,18 +54,35 @@ class Tensors:
         return runtime.zeros(rows, columns, fmt, self.device)
 
     def buffer(self, name: str, rows: int, columns: int) -> Tensor:
-        """The bf16 tensor of that name and size, the same one each time; zeros at first."""
+        """The bf16 tensor of that name and size, the same in all of a step; zeros at first."""
         key = (name, rows, columns)
         if key not in self._buffers:
+            self._make_room(rows * columns)
             self._buffers[key] = self.zeros(rows, columns)
+        self._last_used[key] = self._step
         return self._buffers[key]
 
     def scratch(self, name: str, rows: int, columns: int) -> Tensor:
         """A bf16 tensor of at least so many rows, for what nobody reads after the launch."""
         key = (name, columns)
         if key not in self._scratch or self._scratch[key].shape[0] < rows:
+            self._scratch.pop(key, None)
+            self._make_room(rows * columns)
             self._scratch[key] = self.zeros(rows, columns)
         return self._scratch[key]
+
+    def _make_room(self, values: int) -> None:
+        """Drops what earlier steps left, if so many values more are too many."""
+        if self._room_bytes is None or self.step_bytes + values * BF16_BYTES <= self._room_bytes:
+            return
+        for key in [key for key, step in self._last_used.items() if step < self._step]:
+            del self._buffers[key], self._last_used[key]
+
+    @property
+    def step_bytes(self) -> int:
+        """What buffers and scratch take."""
+        kept = (*self._buffers.values(), *self._scratch.values())
+        return sum(tensor.shape[0] * tensor.shape[1] for tensor in kept) * BF16_BYTES
 
     def upload(self, name: str, host: torch.Tensor) -> Tensor:
         """The buffer of that name, now holding `host`: an input of a step, at one address always.

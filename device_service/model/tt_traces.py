@@ -15,10 +15,12 @@ from device_service.model.tt_tensors import Tensor, Tensors
 from kernels import runtime
 
 Launch = Callable[[], Tensor]
+MOST = 32
+"""Traces at a time: each takes memory that is set aside for them."""
 
 
 class Traces:
-    """One trace for each shape of a step."""
+    """A trace for each shape of a step, of the last few shapes."""
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
@@ -41,13 +43,15 @@ class Traces:
         if self._tensors.allocated != self._allocated:
             self._drop()
         if shape in self._recorded:
-            trace, result = self._recorded[shape]
+            trace, result = self._recorded[shape] = self._recorded.pop(shape)  # now the newest
             runtime.replay(self._tensors.device, trace)
             return result
         result = launch()  # compiles, and allocates what it lacks
         if self._tensors.allocated != self._allocated:
             self._drop()
             self._allocated = self._tensors.allocated
+        if len(self._recorded) >= MOST:
+            runtime.release(self._tensors.device, self._recorded.pop(next(iter(self._recorded)))[0])
         self._recorded[shape] = runtime.record(self._tensors.device, launch), result
         return result
 

@@ -182,10 +182,7 @@ def record(
     config: ModelConfig, board: Board, precision: Precision, batch: int, context: int
 ) -> Step:
     """A decode step of `batch` sequences whose newest token is the `context`-th."""
-    tensors = _Tensors()
-    operations = _Operations(board, tensors)
-    weights = _Weights(config, precision)
-    decoder = TtDecoder(config, weights, tensors, operations, batch, context)
+    decoder, tensors, operations = _decoder(config, board, precision, batch, context)
 
     def after(layer: int, _: torch.Tensor) -> None:
         operations.layer = layer + 1 if layer + 1 < len(config.layers) else None
@@ -203,3 +200,23 @@ def record(
     last = tensors.recorded
     assert not last.moves
     return Step(tuple(last.calls), tuple(moves), sum(last.uploads), sum(last.downloads))
+
+
+def record_prompt(
+    config: ModelConfig, board: Board, precision: Precision, slots: int, context: int
+) -> Tensors:
+    """The memory after a step with a prompt's last chunk, 32 rows, in the last slot."""
+    decoder, tensors, _ = _decoder(config, board, precision, slots, context)
+    span = Span(slots - 1, context - TILE, (2,) * TILE, 1)
+    decoder.run(StepBatch((span,)))
+    return tensors
+
+
+def _decoder(
+    config: ModelConfig, board: Board, precision: Precision, slots: int, context: int
+) -> tuple[TtDecoder, _Tensors, _Operations]:
+    tensors = _Tensors()
+    operations = _Operations(board, tensors)
+    weights = _Weights(config, precision)
+    decoder = TtDecoder(config, weights, tensors, operations, slots, context)
+    return decoder, tensors, operations

@@ -15,8 +15,10 @@ from device_service.model.checkpoint import Checkpoint
 from device_service.model.config import load_config
 from device_service.model.interface import Span, StepBatch
 from device_service.model.reference import ReferenceModel, ReferenceOutputs
-from device_service.model.tt_backend import TtModel
+from device_service.model.stepped_model import model_info
+from device_service.model.tt_backend import TtModel, warm_spans
 from device_service.model.tt_plan import PlanError
+from device_service.model.tt_step import kind_step, rows_of
 from kernels import runtime
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.correlation import distance
@@ -40,6 +42,7 @@ class Setup:
         family: Family,
         context_length: int = 128,
         window: int | None = None,
+        room_bytes: int | None = None,
     ) -> None:
         write_checkpoint(folder, family)
         self.config = load_config(folder)
@@ -52,7 +55,7 @@ class Setup:
         checkpoint = Checkpoint.open(folder, self.config)
         self._exact = ReferenceModel(self.config, checkpoint)
         self._rounded = ReferenceModel(self.config, checkpoint, torch.bfloat16)
-        tensors = Tensors(None)
+        tensors = Tensors(None, room_bytes)
         weights = CheckpointWeights(checkpoint, self.config, None, "bf16", lambda _: None)
         operations = Operations(SIMULATED_GRID, tensors)
         self.decoder = TtDecoder(
@@ -139,11 +142,11 @@ def test_a_slot_that_goes_back_behind_its_staging_has_its_positions_loaded(tmp_p
 
 
 def test_caches_grow_past_a_bucket_and_lose_nothing(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, "gemma3", context_length=256)
+    setup = Setup(tmp_path, "gemma3", context_length=256, room_bytes=1)
     ids = setup.ids(132)
     for start in range(0, 128, 32):
         setup.run(0, start, ids[start : start + 32])
-    logits, _ = setup.run(0, 128, ids[128:])
+    logits, _ = setup.run(0, 128, ids[128:])  # its buffers have taken the place of the others
     exact, rounded = setup.references(ids)
     least = distance(rounded.logits[128:].float(), exact.logits[128:])
     assert distance(logits, exact.logits[128:]) <= 2 * least + 1e-4
@@ -178,3 +181,35 @@ def load(model_dir: Path, *, num_slots: int = 2, max_rows: int = 32) -> TtModel:
         max_rows=max_rows,
         report=lambda _: None,
     )
+
+
+@pytest.mark.parametrize("family", ["e2b", "31b"])
+def test_after_the_warm_up_no_step_needs_another_program(family: Family, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, family)
+    config = load_config(tmp_path)
+    slots, context = 5, 300
+    info = model_info(
+        config, Checkpoint.open(tmp_path, config), tmp_path,
+        num_slots=slots, context_length=context, max_rows=32, backend="tt", precision="bfloat16",
+        accelerator="a card", ring_size=64, max_rewind=32,
+    )  # fmt: skip
+
+    def shapes(*spans: Span) -> list[tuple[int, int, int]]:
+        rows = rows_of(StepBatch(spans))
+        return [kind_step(x, rows, slots, context).shape for x in config.layers[-2:]]
+
+    warm = {shape for span in warm_spans(info) for shape in shapes(span)}
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(most: int) -> int:
+        return int(torch.randint(most, (), generator=generator))
+
+    for _ in range(50):
+        in_use = torch.randperm(slots, generator=generator)[: 1 + draw(slots)].tolist()
+        lengths = [1 + draw(32 // len(in_use)) for _ in in_use]
+        starts = [draw(context - length + 1) for length in lengths]
+        spans = [
+            Span(slot, start, (2,) * length, draw(2))
+            for slot, start, length in zip(in_use, starts, lengths, strict=True)
+        ]
+        assert set(shapes(*spans)) <= warm

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from device_service.model.tt_tensors import Tensors
-from device_service.model.tt_traces import Traces
+from device_service.model.tt_traces import MOST, Traces
 from kernels import runtime
 
 
@@ -71,6 +71,17 @@ def test_what_a_launch_allocates_is_part_of_its_recording(card: Card) -> None:
     traces.run("one", first)
     traces.run("one", card.launch)
     assert (card.launched, len(card.replayed)) == (1, 1)
+
+
+def test_the_shape_that_was_not_run_for_longest_makes_way(card: Card) -> None:
+    traces = Traces(Tensors(None))
+    for shape in (*range(MOST), 0, MOST):
+        traces.run(shape, card.launch)
+    assert (card.launched, len(card.released)) == (MOST + 1, 1)
+    traces.run(0, card.launch)
+    assert card.launched == MOST + 1
+    traces.run(1, card.launch)
+    assert card.launched == MOST + 2
 
 
 def test_without_traces_every_step_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
