@@ -48,6 +48,10 @@ from kernels.threads import to_all
 Ple = Callable[..., None]
 
 
+DST_TILES = 4
+"""Float32 tiles that a product may have at once; a wider one is cut into equal blocks."""
+
+
 @dataclass(frozen=True)
 class PleConfig:
     """Sizes of one per-layer embedding block."""
@@ -63,6 +67,9 @@ class PleConfig:
         epsilon(self.eps)
         if self.nodes < 2:
             raise ValueError(f"grid = {self.grid} has fewer than 2 nodes")
+        tiles = self.h // TILE
+        if tiles > DST_TILES and not any(tiles % n == 0 for n in range(2, DST_TILES + 1)):
+            raise ValueError(f"h = {self.h}: the compiler cuts no row of {tiles} tiles into blocks")
         fits("h", self.h, self.l1_bytes)
 
     @property

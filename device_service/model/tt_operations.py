@@ -209,8 +209,7 @@ class Operations:
         wide, narrow = self.linear(d, f, weights), self.linear(f, d, weights)
         bend = self.build(gelu_mul, GeluMulConfig(f, self._spread(f // TILE)))
         g, u, act = (self._tensors.buffer(name, TILE, f) for name in ("gate", "up", "act"))
-        constants = torch.cat([torch.full((TILE, TILE), x) for x in GELU_TILES], dim=1)
-        gelu = self._tensors.put(constants)
+        gelu = self._gelu_constants()
 
         def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
             wide(x, gate, g)
@@ -223,7 +222,10 @@ class Operations:
     @cache  # noqa: B019
     def ple(self, d: int, p: int, eps: float) -> Operation:
         """Operands m, w_m, h, pli, gate, projection, w, s, y; see `kernels.ple`."""
-        config = PleConfig(d, self._block(2 * d // TILE), p, eps)
+        try:
+            config = PleConfig(d, self._block(2 * d // TILE), p, eps)
+        except ValueError:  # d is cut into no blocks
+            return self._ple_in_parts(d, p, eps)
         block = self.build(ple, config)
         identities = self._identities(max(config.gate_shares, config.projection_shares))
         buffer = self._tensors.buffer
@@ -234,6 +236,26 @@ class Operations:
 
         def operation(*operands: Tensor) -> None:
             block(*operands[:-1], identities, h2, sums, act, parts, operands[-1])
+
+        return operation
+
+    def _ple_in_parts(self, d: int, p: int, eps: float) -> Operation:
+        add, wide, narrow = self.residual_norm(d, eps), self.linear(p, d), self.linear(d, p)
+        bend = self.build(gelu_mul, GeluMulConfig(p, self._spread(p // TILE)))
+        h2, e = (self._tensors.buffer(name, TILE, d) for name in ("h2", "per-layer e"))
+        g, act = (self._tensors.buffer(name, TILE, p) for name in ("gated", "per-layer act"))
+        one = self._tensors.put(torch.ones(TILE, TILE))
+        gelu = self._gelu_constants()
+
+        def operation(
+            m: Tensor, w_m: Tensor, h: Tensor, pli: Tensor, gate: Tensor, projection: Tensor,
+            w: Tensor, s: Tensor, y: Tensor,
+        ) -> None:  # fmt: skip
+            add(m, w_m, h, one, h2)
+            narrow(h2, gate, g)
+            bend(g, pli, gelu, act)
+            wide(act, projection, e)
+            add(e, w, h2, s, y)
 
         return operation
 
@@ -268,6 +290,12 @@ class Operations:
             except ValueError:
                 continue
         raise ValueError(f"no linear for {k} × {n} on {self._grid}")
+
+    @cache  # noqa: B019
+    def _gelu_constants(self) -> Tensor:
+        """What `gelu_mul` is given."""
+        constants = torch.cat([torch.full((TILE, TILE), x) for x in GELU_TILES], dim=1)
+        return self._tensors.put(constants)
 
     @cache  # noqa: B019
     def _identities(self, count: int) -> Tensor:

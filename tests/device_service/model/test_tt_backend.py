@@ -18,7 +18,6 @@ from device_service.model.reference import ReferenceModel, ReferenceOutputs
 from device_service.model.stepped_model import model_info
 from device_service.model.tt_backend import TtModel, warm_spans
 from device_service.model.tt_plan import PlanError
-from device_service.model.tt_step import kind_step, rows_of
 from kernels import runtime
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.correlation import distance
@@ -27,6 +26,7 @@ runtime.choose("sim")
 
 from device_service.model.tt_decoder import TtDecoder  # noqa: E402
 from device_service.model.tt_operations import SIMULATED_GRID, Operations  # noqa: E402
+from device_service.model.tt_step import kind_step, rows_of  # noqa: E402
 from device_service.model.tt_tensors import Tensors  # noqa: E402
 from device_service.model.tt_weights import CheckpointWeights  # noqa: E402
 
@@ -43,8 +43,9 @@ class Setup:
         context_length: int = 128,
         window: int | None = None,
         room_bytes: int | None = None,
+        **overrides: int,
     ) -> None:
-        write_checkpoint(folder, family)
+        write_checkpoint(folder, family, overrides=overrides)
         self.config = load_config(folder)
         if window is not None:
             layers = tuple(
@@ -101,6 +102,24 @@ def test_chunks_and_single_rows_are_as_near_as_the_reference_in_bfloat16(
     ):
         assert distance(got, wanted) <= 2 * distance(near.float(), wanted) + 1e-4
     assert logits[-1].argmax() in exact.logits[-1].topk(3).indices
+
+
+def test_a_row_that_no_block_of_tiles_divides_has_its_per_layer_part_in_kernels_of_their_own(
+    tmp_path: Path,
+) -> None:
+    setup = Setup(tmp_path, "e2b", hidden_size=160)  # the demo model's: five tiles
+    ids = setup.ids(12)
+    exact, rounded = setup.references(ids)
+    logits, layers = setup.run(0, 0, ids)
+    cap = setup.config.final_logit_softcap
+    assert cap is not None
+    for got, wanted, near in zip(
+        [*layers, cap * torch.tanh(logits / cap)],
+        [*exact.layers, exact.logits],
+        [*rounded.layers, rounded.logits],
+        strict=True,
+    ):
+        assert distance(got, wanted) <= 2 * distance(near.float(), wanted) + 1e-4
 
 
 def test_a_row_has_the_same_bits_however_its_sequence_was_cut_and_whoever_is_beside_it(
