@@ -55,8 +55,8 @@ def test_a_step_of_e4b_is_compiled_checked_and_enqueued_within_its_plan(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     row = json.loads((tmp_path / "row.json").read_text())
-    # Norms and what a step passes on is reckoned upward; what a plan forgot would be much more.
-    assert 0.98 * row["plan_bytes"] <= row["used_bytes"] <= row["plan_bytes"]
+    # What a plan forgot would be much more.
+    assert 0.98 * row["plan_bytes"] <= row["used_bytes"] <= row["plan_bytes"] * ROUNDING
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
