@@ -124,8 +124,9 @@ def board_of(settings: Settings) -> str:
     """The board to plan for: the one that is named, or there, or the usual one."""
     if settings.board != "auto":
         return settings.board
-    there = doctor.board_of(look(os.environ)) if settings.backend == "tt" else None
-    return there or doctor.BOARDS[0]
+    if settings.backend == "tt":
+        return doctor.board_to_plan_for(look(os.environ))
+    return doctor.BOARDS[0]
 
 
 def _fail(error: object, code: int) -> int:

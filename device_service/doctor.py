@@ -75,6 +75,11 @@ def board_of(machine: Machine) -> str | None:
     return next((board for board in BOARDS if kind.startswith(board)), None)
 
 
+def board_to_plan_for(machine: Machine) -> str:
+    """The board that will be opened; the usual one where nothing tells."""
+    return board_of(machine) or BOARDS[0]
+
+
 def other_board(machine: Machine, board: str) -> str | None:
     """Why a plan for this board is none for the card that is there; None where it is, or may be."""
     there = board_of(machine)

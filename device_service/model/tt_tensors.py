@@ -31,17 +31,16 @@ class Tensors:
     def __init__(self, device: Any, room_bytes: int | None = None) -> None:
         self.device = device
         self._room_bytes = room_bytes
-        self._step = 0
         self._buffers: dict[tuple[str, int, int], Tensor] = {}
         self._scratch: dict[tuple[str, int], Tensor] = {}
-        self._last_used: dict[tuple[str, int, int], int] = {}
-        """The step that each buffer was last used in."""
+        self._used: set[tuple[str, int, int]] = set()
+        """Buffers of the running step."""
         self.allocated = 0
         """Tensors that were made so far."""
 
     def begin_step(self) -> None:
         """From now on, buffers are another step's."""
-        self._step += 1
+        self._used.clear()
 
     def put(self, host: torch.Tensor, fmt: Format = "bf16") -> Tensor:
         """A new tensor that holds what `host` holds, rounded to the format."""
@@ -59,7 +58,7 @@ class Tensors:
         if key not in self._buffers:
             self._make_room(rows * columns)
             self._buffers[key] = self.zeros(rows, columns)
-        self._last_used[key] = self._step
+        self._used.add(key)
         return self._buffers[key]
 
     def scratch(self, name: str, rows: int, columns: int) -> Tensor:
@@ -75,8 +74,8 @@ class Tensors:
         """Drops what earlier steps left, if so many values more are too many."""
         if self._room_bytes is None or self.step_bytes + values * BF16_BYTES <= self._room_bytes:
             return
-        for key in [key for key, step in self._last_used.items() if step < self._step]:
-            del self._buffers[key], self._last_used[key]
+        for key in self._buffers.keys() - self._used:
+            del self._buffers[key]
 
     @property
     def step_bytes(self) -> int:

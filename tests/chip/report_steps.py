@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tests.chip import results, served
 from tests.chip.environment import ROOT, WOLFPINE
-from tests.chip.steps import driving, scenarios
+from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
 Row = dict[str, Any]
@@ -82,13 +82,12 @@ def _small(name: str) -> str | None:
         return None
     lines = [_small_line(row) for row in kept["rows"].values()]
     good = sum("error" not in row for row in kept["rows"].values())
-    table = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
     header = (
         "| model | weights | scenario | steps | rows | layer PCC | rounding alone | logits PCC "
         "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
     )
     stale = _stale(kept["sources"], results.scenario_sources())
-    said = f"{good} of {len(table)} scenarios ran.{stale}\n\n"
+    said = f"{good} of {len(results.steps_for(name))} scenarios ran.{stale}\n\n"
     return said + header + "".join(lines)
 
 

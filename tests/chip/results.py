@@ -54,6 +54,11 @@ def cases_for(name: str) -> list[Case]:
     return all_cases()
 
 
+def steps_for(name: str) -> list[scenarios.Run]:
+    """What runs of whole steps on a simulator: one small run on wolfpine, all on another."""
+    return scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
+
+
 def run(simulator: str) -> Rows:
     """Runs all cases that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
@@ -74,13 +79,12 @@ def run(simulator: str) -> Rows:
 def run_steps(simulator: str) -> Rows:
     """Runs all whole steps that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
-    runs = scenarios.wolfpine_runs() if name == WOLFPINE else list(scenarios.all_runs())
     made_from = {"sources": scenario_sources(), "about": about(simulator)}
 
     def run_some(names: list[str], folder: Path) -> Rows:
         return environment.step_rows(names, simulator, folder, scenarios.SECONDS)
 
-    families = itertools.groupby(runs, lambda run: run.family)
+    families = itertools.groupby(steps_for(name), lambda run: run.family)
     parts = [[run.name for run in family] for _, family in families]
     return _complete(f"steps-{name}", made_from, parts, run_some)
 

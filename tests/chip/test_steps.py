@@ -13,13 +13,13 @@ from kernels import runtime
 runtime.choose("sim")  # this process only reads the table; the chip is in a process of its own
 
 from tests.chip import results  # noqa: E402
-from tests.chip.environment import SIMULATOR, WOLFPINE, name_of  # noqa: E402
+from tests.chip.environment import SIMULATOR, name_of  # noqa: E402
 from tests.chip.steps.judging import Weights  # noqa: E402
-from tests.chip.steps.scenarios import Run, all_runs, wolfpine_runs  # noqa: E402
+from tests.chip.steps.scenarios import Run  # noqa: E402
 
 pytestmark = pytest.mark.chip
 NAME = name_of(SIMULATOR)
-RUNS = wolfpine_runs() if NAME == WOLFPINE else list(all_runs())
+RUNS = results.steps_for(NAME)
 LEAST_LAYER_PCC: dict[Weights, float] = {"bf16": 0.999, "bfp8": 0.995}
 LEAST_LOGITS_PCC = 0.999
 BEYOND_ROUNDING = 0.002

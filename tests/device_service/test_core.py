@@ -247,16 +247,21 @@ def test_a_failed_step_loses_its_sequences_and_no_other() -> None:
     }
 
 
+def report_after_failures(clients: Clients) -> Report:
+    """What is told once as many steps have failed as break the engine."""
+    for number in range(MAX_FAILED_STEPS):
+        clients.send(open_command(number, [2]))
+        clients.run()
+    return clients.told.reports[-1]
+
+
 def test_failing_steps_in_a_row_break_the_engine_and_say_why() -> None:
     model = FakeModel()
     clients = Clients(model)
     clients.send(open_command(9, [2]))
     clients.run()
     model.fail_next = MAX_FAILED_STEPS
-    for number in range(MAX_FAILED_STEPS):
-        clients.send(open_command(number, [2]))
-        clients.run()
-    report = clients.told.reports[-1]
+    report = report_after_failures(clients)
     assert "told to fail" in report.broken
     assert not report.load.accepting
     (idle,) = [failure for failure in clients.told.failed if failure.sequence == 9]
@@ -285,11 +290,7 @@ def test_logits_that_are_no_numbers_lose_their_sequence_and_no_neighbour() -> No
 
 
 def test_steps_without_one_finite_number_break_the_engine_as_failures_do() -> None:
-    clients = Clients(PartlyInfinite(num_slots=1))
-    for number in range(MAX_FAILED_STEPS):
-        clients.send(open_command(number, [2]))
-        clients.run()
-    report = clients.told.reports[-1]
+    report = report_after_failures(Clients(PartlyInfinite(num_slots=1)))
     assert "the last with logits that are not finite numbers" in report.broken
     assert not report.load.accepting
 

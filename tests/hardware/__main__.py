@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy import chip
+from device_service import doctor
+from device_service.machine import look
 from tests.hardware import report
 
 ROOT = chip.ROOT
 OUT = ROOT / ".cache/hardware-report"
-BOARDS = ("p150", "p100", "n150", "n300")
 GEMMA3 = ROOT / ".cache/models/gemma3-270m"
 CASE_SECONDS = 300.0
 MODEL_SECONDS = 3600.0
@@ -46,8 +47,7 @@ def main() -> int:
         return 0
     real = _real_models(options)
     found: Found = {"simulated": chip.is_simulated(env), "doctor": _doctor(env)}
-    is_wormhole = bool(options.simulator) and chip.name_of(options.simulator) == "wormhole"
-    board = options.board or ("n150" if is_wormhole else _board_of(found["doctor"]))
+    board = options.board or doctor.board_to_plan_for(look(env))
     found["board"] = board
     if not found["doctor"]["can_serve"]:
         print(report.doctor_lines(found["doctor"]), file=sys.stderr)
@@ -81,7 +81,9 @@ def _write(found: Found) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hardware", description=__doc__)
     parser.add_argument("--simulator", default="", help="stands in for a card: proves the program")
-    parser.add_argument("--board", choices=BOARDS, help="without it, as its driver says, or p150")
+    parser.add_argument(
+        "--board", choices=doctor.BOARDS, help="without it, as its driver says, or p150"
+    )
     parser.add_argument("--kernels", help="only cases whose name has this in it")
     parser.add_argument("--families", default="e2b,e4b,12b,31b,gemma3", help="small checkpoints")
     parser.add_argument(
@@ -105,13 +107,6 @@ def _doctor(env: dict[str, str]) -> Found:
     if not done.stdout:
         sys.exit(f"error: {' '.join(map(str, command))}: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _board_of(doctor: Found) -> str:
-    """As the driver names the first card, which is the one opened; p150 where it says nothing."""
-    cards = (check["found"] for check in doctor["checks"] if check["name"] == "card")
-    first = next(cards, "")
-    return next((board for board in BOARDS if board in first), "p150")
 
 
 def _kernels(board: str, env: dict[str, str], folder: Path, only: str | None) -> dict[str, Found]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from math import nan
 from typing import Any
 
 import pytest
 
 from deploy import chip
+from device_service.doctor import board_to_plan_for
+from device_service.machine import Card, Machine, look
 from tests.hardware import report
-from tests.hardware.__main__ import _board_of
 
 Found = dict[str, Any]
 
@@ -100,14 +102,13 @@ def test_a_model_that_does_not_fit_is_said_and_is_no_failure(found: Found) -> No
 
 
 def test_the_board_is_the_drivers_or_a_p150() -> None:
-    def doctor(said: str) -> Found:
-        return {"checks": [{"name": "card", "found": said}]}
+    def machine(*kinds: str) -> Machine:
+        cards = [Card(f"/dev/tenstorrent/{n}", True, kind) for n, kind in enumerate(kinds)]
+        return replace(look({}), cards=tuple(cards))
 
-    assert _board_of(doctor("/dev/tenstorrent/0: p100a, firmware 18.2")) == "p100"
-    assert _board_of(doctor("/dev/tenstorrent/0: its driver tells neither")) == "p150"
-    both = doctor("/dev/tenstorrent/0: n150 L")
-    both["checks"] += doctor("/dev/tenstorrent/1: p150b")["checks"]
-    assert _board_of(both) == "n150"
+    assert board_to_plan_for(machine("p100a")) == "p100"
+    assert board_to_plan_for(machine("")) == "p150"
+    assert board_to_plan_for(machine("n150 L", "p150b")) == "n150"
 
 
 @pytest.mark.skipif(any(chip.CARDS.glob("[0-9]*")), reason="there is a card")

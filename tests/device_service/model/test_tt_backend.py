@@ -81,6 +81,22 @@ class Setup:
         assert logits is not None
         return logits, layers
 
+    def check_as_near(
+        self, ids: Sequence[int], layers: Sequence[torch.Tensor], raw_logits: torch.Tensor
+    ) -> ReferenceOutputs:
+        """Every layer and the logits are at most twice as far as bfloat16 alone; the exact ones."""
+        exact, rounded = self.references(ids)
+        cap = self.config.final_logit_softcap
+        logits = raw_logits if cap is None else cap * torch.tanh(raw_logits / cap)
+        for got, wanted, near in zip(
+            [*layers, logits],
+            [*exact.layers, exact.logits],
+            [*rounded.layers, rounded.logits],
+            strict=True,
+        ):
+            assert distance(got, wanted) <= 2 * distance(near.float(), wanted) + 1e-4
+        return exact
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chunks_and_single_rows_are_as_near_as_the_reference_in_bfloat16(
@@ -88,19 +104,10 @@ def test_chunks_and_single_rows_are_as_near_as_the_reference_in_bfloat16(
 ) -> None:
     setup = Setup(tmp_path, family)
     ids = setup.ids(24)  # further than the window, in several waves
-    exact, rounded = setup.references(ids)
-    cap = setup.config.final_logit_softcap
     steps = [setup.run(1, start, ids[start:end]) for start, end in ((0, 23), (23, 24))]
     logits = torch.cat([step[0] for step in steps])
     layers = [torch.cat(parts) for parts in zip(*(step[1] for step in steps), strict=True)]
-    logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    for got, wanted, near in zip(
-        [*layers, logits],
-        [*exact.layers, exact.logits],
-        [*rounded.layers, rounded.logits],
-        strict=True,
-    ):
-        assert distance(got, wanted) <= 2 * distance(near.float(), wanted) + 1e-4
+    exact = setup.check_as_near(ids, layers, logits)
     assert logits[-1].argmax() in exact.logits[-1].topk(3).indices
 
 
@@ -109,17 +116,8 @@ def test_a_row_that_no_block_of_tiles_divides_has_its_per_layer_part_in_kernels_
 ) -> None:
     setup = Setup(tmp_path, "e2b", hidden_size=160)  # the demo model's: five tiles
     ids = setup.ids(12)
-    exact, rounded = setup.references(ids)
     logits, layers = setup.run(0, 0, ids)
-    cap = setup.config.final_logit_softcap
-    assert cap is not None
-    for got, wanted, near in zip(
-        [*layers, cap * torch.tanh(logits / cap)],
-        [*exact.layers, exact.logits],
-        [*rounded.layers, rounded.logits],
-        strict=True,
-    ):
-        assert distance(got, wanted) <= 2 * distance(near.float(), wanted) + 1e-4
+    setup.check_as_near(ids, layers, logits)
 
 
 def test_a_row_has_the_same_bits_however_its_sequence_was_cut_and_whoever_is_beside_it(
