@@ -53,27 +53,25 @@ def main() -> None:
     if vendor is None:
         print(f"{OUT.relative_to(ROOT)} stays: make test-chip SIMULATOR=… makes its rows")
         return
-    if wolfpine and wolfpine["sources"] != vendor["sources"]:
-        wolfpine = None
-    if wormhole and wormhole["sources"] != vendor["sources"]:
-        wormhole = None
-    theirs = wolfpine["rows"] if wolfpine else {}
-    elsewhere = wormhole["rows"] if wormhole else {}
     table = {case.name: case for case in all_cases()}
-    bytes_of = traffic([name for name, row in vendor["rows"].items() if "error" not in row])
+    theirs, elsewhere = (of_the_same(kept, vendor["rows"]) for kept in (wolfpine, wormhole))
+    ran = (name for name, row in vendor["rows"].items() if "error" not in row)
+    bytes_of = traffic([table[name] for name in ran if name in table])
     lines: dict[str, list[str]] = {"small": [], "full": []}
     for name, case in table.items():
-        ran = (rows.get(name) for rows in (vendor["rows"], theirs, elsewhere, bytes_of))
-        lines[case.size].append(line(case, *ran))
+        told = (rows.get(name) for rows in (vendor["rows"], theirs, elsewhere, bytes_of))
+        lines[case.size].append(line(case, *told))
     about = vendor["about"]
     text = HEAD.format(
         tt_lang=about["tt-lang"],
         ttnn=about["ttnn"],
         ttsim=about["simulator"],
         sha256=about["sha256"],
-        wolfpine=wolfpine["about"]["simulator"] if wolfpine else "not run from these sources",
+        wolfpine=wolfpine["about"]["simulator"]
+        if wolfpine and theirs
+        else "not run from these sources",
         wormhole=f"sha256 `{wormhole['about']['sha256']}`"
-        if wormhole
+        if wormhole and elsewhere
         else "not run from these sources",
         summary=summary(table, vendor["rows"], theirs),
     )
@@ -84,6 +82,13 @@ def main() -> None:
     print(f"wrote {OUT.relative_to(ROOT)}")
 
 
+def of_the_same(kept: dict[str, Any] | None, vendor: results.Rows) -> results.Rows:
+    """The rows of another simulator that are of the same sources as the vendor's."""
+    rows: results.Rows = kept["rows"] if kept else {}
+    same = (name for name in rows if name in vendor)
+    return {n: rows[n] for n in same if rows[n].get("sources") == vendor[n].get("sources")}
+
+
 def summary(table: dict[str, Case], rows: results.Rows, theirs: results.Rows) -> str:
     """What the tables say in a sentence."""
     ran = {name: row for name, row in rows.items() if "error" not in row and name in table}
@@ -91,11 +96,20 @@ def summary(table: dict[str, Case], rows: results.Rows, theirs: results.Rows) ->
     both = [name for name in ran if "digest" in theirs.get(name, {})]
     same = sum(ran[name]["digest"] == theirs[name]["digest"] for name in both)
     full = [name for name in ran if table[name].size == "full"]
+    earlier = sum(is_earlier(table[name], row) for name, row in ran.items())
+    since = (
+        f" {earlier} ran before their kernel or their case changed: marked *." if earlier else ""
+    )
     return (
         f"{len(ran)} cases of {len({table[name].kernel for name in ran})} kernels ran on the "
         f"vendor's simulator ({len(full)} at true sizes), {good} within their bound; "
-        f"{len(both)} ran on both simulators, {same} with the same bits."
+        f"{len(both)} ran on both simulators, {same} with the same bits.{since}"
     )
+
+
+def is_earlier(case: Case, row: Any) -> bool:
+    """Whether a row is of other sources than today's."""
+    return row.get("sources") != results.case_sources(case)
 
 
 def line(case: Case, row: Any, wolfpine: Any, wormhole: Any, moved: Any) -> str:
@@ -106,7 +120,8 @@ def line(case: Case, row: Any, wolfpine: Any, wormhole: Any, moved: Any) -> str:
         why = case.refused.get("ttsim") if row is None else row["error"][:80].replace("|", "/")
         cells += [f"not run: {why}", f"{case.roundings:g}", "–"]
     else:
-        cells += [f"{row['roundings']:.2f}", f"{case.roundings:g}", f"{row['seconds']:.1f}"]
+        mark = "*" if is_earlier(case, row) else ""
+        cells += [f"{row['roundings']:.2f}{mark}", f"{case.roundings:g}", f"{row['seconds']:.1f}"]
     if wolfpine and "digest" in wolfpine:
         same = bool(row) and row.get("digest") == wolfpine["digest"]
         cells += [f"{wolfpine['seconds']:.1f}", "yes" if same else "**no**"]
@@ -125,13 +140,12 @@ def line(case: Case, row: Any, wolfpine: Any, wormhole: Any, moved: Any) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def traffic(names: list[str]) -> dict[str, Any]:
+def traffic(cases: list[Case]) -> dict[str, Any]:
     """The accounts of cases, kept until a source changes; each size counted in its own process."""
     kept_at = results.CACHE / "traffic.json"
-    sources = results.depends_on(WOLFPINE)
-    kept = json.loads(kept_at.read_text()) if kept_at.exists() else {}
-    found = kept["rows"] if kept.get("depends_on") == sources else {}
-    left = [name for name in names if name not in found]
+    found = json.loads(kept_at.read_text())["rows"] if kept_at.exists() else {}
+    sources = {case.name: results.case_sources(case) for case in cases}
+    left = [n for n, source in sources.items() if found.get(n, {}).get("sources") != source]
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for size in ("small", "full") if left else ():
@@ -141,9 +155,13 @@ def traffic(names: list[str]) -> dict[str, Any]:
             running.append((out, process))
         for out, process in running:
             if process.wait() == 0:
-                found |= {row["name"]: row for row in json.loads(out.read_text())}
-    kept_at.write_text(json.dumps({"depends_on": sources, "rows": found}, indent=1) + "\n")
-    return {name: found[name] for name in names if name in found}
+                found |= {
+                    row["name"]: row | {"sources": sources[row["name"]]}
+                    for row in json.loads(out.read_text())
+                    if row["name"] in sources
+                }
+    kept_at.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+    return {name: found[name] for name in sources if name in found}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from tests.chip import results, served
 from tests.chip.environment import ROOT, WOLFPINE
+from tests.chip.sources import Sources
 from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
@@ -86,7 +87,11 @@ def _small(name: str) -> str | None:
         "| model | weights | scenario | steps | rows | layer PCC | rounding alone | logits PCC "
         "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
     )
-    stale = _stale(kept["sources"], results.scenario_sources())
+    current = results.scenario_sources()
+    earlier = [row for row in kept["rows"].values() if row["sources"] != current]
+    stale = _stale(earlier[0]["sources"], current) if earlier else ""
+    if 0 < len(earlier) < len(kept["rows"]):
+        stale = stale.replace("Since then", f"Since {len(earlier)} of them, the first among them,")
     said = f"{good} of {len(results.steps_for(name))} scenarios ran.{stale}\n\n"
     return said + header + "".join(lines)
 
@@ -120,7 +125,7 @@ def _ties(logits: Row) -> str:
     return f"{logits['ties']} (to {logits['widest_tie']:.3f} of {logits['tie_width']:.3f})"
 
 
-def _stale(sources: results.Sources, current: results.Sources) -> str:
+def _stale(sources: Sources, current: Sources) -> str:
     """What of the sources is another today."""
     names = sorted(set(sources) | set(current))
     changed = [name for name in names if sources.get(name) != current.get(name)]

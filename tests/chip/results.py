@@ -1,8 +1,8 @@
-"""The rows of a whole run on a simulator, kept under .cache/chip until a source changes.
+"""The rows of a whole run on a simulator, kept under .cache/chip until their sources change.
 
-The tests write them, the report reads them. Rows are kept with a digest of all that they depend on:
-kernels, cases, the compiler that stands in, the simulator. Rows of whole steps have one of each
-file, the model's among them, so that the page can say what changed since.
+The tests write them, the report reads them. A kernel's row has a digest of what that case runs: its
+kernel, the table, the compiler that stands in. Rows of whole steps have one of each file, the
+model's among them, so that the page can say what changed since.
 """
 
 from __future__ import annotations
@@ -13,30 +13,24 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tests.chip import environment
-from tests.chip.environment import CACHE, ROOT, WOLFPINE
+from tests.chip.environment import CACHE, WOLFPINE
+from tests.chip.sources import Sources, digest, sources
 from tests.chip.steps import scenarios
 from tests.kernels.case import Case, all_cases
 
 Rows = dict[str, dict]
-Sources = dict[str, str]
-"""Digests by file."""
-DIGITS = 16
 MOST_ON_WOLFPINE = 2
 """Cases of a kernel: each takes up to a minute, nearly all of it compiling and Python."""
 AT_ONCE = 50
 """Cases between two writings of the file."""
 CHIP = ("tests/chip/toolchain", "tests/chip/prepare.py", "tests/chip/wolfpine_server.py")
-KERNELS = ("kernels", "tests/kernels", "tests/chip/run_cases.py", *CHIP)
-SCENARIOS = (
-    "tests/checkpoints.py",
-    "tests/chip/steps/run_steps.py",
-    "tests/chip/steps/scenarios.py",
-)
-STEPS = ("kernels", "device_service/model", "tests/chip/steps", *CHIP, *SCENARIOS)
+CASES = ("tests/chip/run_cases.py", *CHIP)
+STEPS = ("tests/chip/steps/whole_steps.py", *CHIP)
+SCENARIOS = ("tests/chip/steps/run_steps.py", *CHIP)
 PACKAGES = ("tt-lang", "ttnn", "wolfpine")
 VERSIONS = f"import importlib.metadata as m; print(*(m.version(n) for n in {PACKAGES}))"
 
@@ -62,54 +56,66 @@ def steps_for(name: str) -> list[scenarios.Run]:
 def run(simulator: str) -> Rows:
     """Runs all cases that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
-    cases = [case.name for case in cases_for(name) if name not in case.refused]
-    made_from = {
-        "depends_on": depends_on(simulator),
-        "sources": depends_on(WOLFPINE),
-        "about": about(simulator),
-    }
+    cases = {case.name: case for case in cases_for(name) if name not in case.refused}
 
     def run_some(names: list[str], folder: Path) -> Rows:
         return environment.rows("run", names, environment.simulated(simulator), folder)
 
-    parts = [cases[i : i + AT_ONCE] for i in range(0, len(cases), AT_ONCE)]
-    return _complete(name, made_from, parts, run_some)
+    wanted = {name: case_sources(case) for name, case in cases.items()}
+    names = list(cases)
+    parts = [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]
+    return _complete(name, about(simulator), wanted, parts, run_some)
 
 
 def run_steps(simulator: str) -> Rows:
     """Runs all whole steps that the simulator can, and keeps the rows."""
     name = environment.name_of(simulator)
-    made_from = {"sources": scenario_sources(), "about": about(simulator)}
+    runs = steps_for(name)
 
     def run_some(names: list[str], folder: Path) -> Rows:
         return environment.step_rows(names, simulator, folder, scenarios.SECONDS)
 
-    families = itertools.groupby(steps_for(name), lambda run: run.family)
+    wanted = dict.fromkeys((run.name for run in runs), scenario_sources())
+    families = itertools.groupby(runs, lambda run: run.family)
     parts = [[run.name for run in family] for _, family in families]
-    return _complete(f"steps-{name}", made_from, parts, run_some)
+    return _complete(f"steps-{name}", about(simulator), wanted, parts, run_some)
 
 
 def _complete(
     file: str,
-    made_from: Mapping[str, Any],
+    about: Mapping[str, str],
+    wanted: Mapping[str, str | Sources],
     parts: Iterable[Sequence[str]],
     run_some: Callable[[list[str], Path], Rows],
 ) -> Rows:
     """Runs what has no row yet, and keeps the rows part by part.
 
-    So a run that was ended goes on where it was, while all that it is made from is the same. Rows
-    with errors are made anew.
+    So a run that was ended goes on where it was, and one after a change makes only the rows that
+    the change concerns. Rows with errors are made anew; those of other sources stay in the file
+    until then, so that the page can show them as what they are.
+
+    Args:
+        file: that keeps them.
+        about: versions of what runs.
+        wanted: the sources of each row.
+        parts: names of rows, all that are wanted.
+        run_some: makes rows.
     """
     kept = read(file) or {}
-    found: Rows = kept["rows"] if made_from.items() <= kept.items() else {}
-    rows = {name: row for name, row in found.items() if "error" not in row}
+    rows: Rows = kept["rows"] if kept.get("about") == about else {}
+
+    def is_good(name: str) -> bool:
+        row = rows.get(name, {"error": "none"})
+        return "error" not in row and row.get("sources") == wanted[name]
+
     CACHE.mkdir(parents=True, exist_ok=True)
     for part in parts:
-        if names := [name for name in part if name not in rows]:
+        if names := [name for name in part if not is_good(name)]:
             with tempfile.TemporaryDirectory() as folder:
-                rows |= run_some(names, Path(folder))
-            _file(file).write_text(json.dumps({**made_from, "rows": rows}, indent=1) + "\n")
-    return rows
+                made = run_some(names, Path(folder))
+            rows |= {name: row | {"sources": wanted[name]} for name, row in made.items()}
+            _file(file).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    return {name: rows[name] for name in wanted if name in rows}
 
 
 def read(name: str) -> dict | None:
@@ -131,31 +137,24 @@ def about(simulator: str) -> dict[str, str]:
     return {"tt-lang": tt_lang, "ttnn": ttnn, "simulator": which, "sha256": digest}
 
 
-def depends_on(simulator: str) -> str:
-    """A digest of the sources and of the simulator."""
-    digest = hashlib.sha256(json.dumps(_digests(KERNELS)).encode())
-    digest.update(simulator.encode() if simulator == WOLFPINE else Path(simulator).read_bytes())
-    return digest.hexdigest()
+def case_sources(case: Case) -> str:
+    """A digest of all that a case runs."""
+    return _module_sources(case.operation.__module__)
+
+
+@cache
+def _module_sources(module: str) -> str:
+    return digest((f"{module.replace('.', '/')}.py", *CASES))
 
 
 def step_sources() -> Sources:
     """What whole steps are made of: the model, its kernels, and what judges them."""
-    return _digests(STEPS, without=SCENARIOS)
+    return sources(STEPS)
 
 
 def scenario_sources() -> Sources:
     """The same, and the table of what small checkpoints run."""
-    return _digests(STEPS)
-
-
-def _digests(names: Sequence[str], without: Sequence[str] = ()) -> Sources:
-    found = [f for name in names for f in (ROOT / name, *(ROOT / name).rglob("*")) if f.is_file()]
-    return {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
-        for file in sorted(found)
-        if file.suffix in (".py", ".h", ".s", "") and "__pycache__" not in file.parts
-        if (name := str(file.relative_to(ROOT))) not in without
-    }
+    return sources(SCENARIOS)
 
 
 def _file(name: str) -> Path:

@@ -86,15 +86,16 @@ def test_a_run_cut_short_says_so_and_keeps_its_layers(cache: Path) -> None:
 
 
 def test_small_checkpoints_have_a_line_each_and_failures_their_reason(cache: Path) -> None:
+    sources = results.scenario_sources() | {"kernels/ple.py": "old"}
     good = {
         "name": "e2b/bf16/ring", "steps": 9, "rows": 90, "seconds": 12.0, "logits": LOGITS,
-        "layers": [layer(0, 0, 0.9999), layer(0, 1, 0.9997)],
+        "layers": [layer(0, 0, 0.9999), layer(0, 1, 0.9997)], "sources": sources,
     }  # fmt: skip
-    bad = {"name": "31b/bf16/ring", "error": "SIGABRT: unknown | instruction"}
-    kept = {"sources": OLD, "rows": {row["name"]: row for row in (good, bad)}}
+    bad = {"name": "31b/bf16/ring", "error": "SIGABRT: unknown | instruction", "sources": sources}
+    kept = {"rows": {row["name"]: row for row in (good, bad)}}
     (cache / "rows-steps-ttsim.json").write_text(json.dumps(kept))
     text = report_steps.sections()
-    assert "1 of 45 scenarios ran. Since then `kernels/ple.py`, `tests/" in text
+    assert "1 of 45 scenarios ran. Since then `kernels/ple.py` changed" in text
     assert "| e2b | bf16 | ring | 9 | 90 | 0.999700 (layer 1) |" in text
     assert "| 31b | bf16 | ring | failed: SIGABRT: unknown / instruction |" in text
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chip import results
+from kernels import runtime
+
+runtime.choose("sim")
+
+from tests.chip import results, sources  # noqa: E402
+from tests.kernels.case import all_cases  # noqa: E402
 
 PARTS = (["a", "b"], ["c"])
 
@@ -31,8 +36,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "CACHE", tmp_path)
 
 
-def complete(simulator: Simulator, sources: str = "now") -> results.Rows:
-    return results._complete("test", {"sources": sources}, PARTS, simulator.run)
+def complete(simulator: Simulator, of_c: str = "now") -> results.Rows:
+    wanted = dict.fromkeys("ab", "always") | {"c": of_c}
+    return results._complete("test", {"of": "versions"}, wanted, PARTS, simulator.run)
 
 
 def test_a_run_that_was_ended_goes_on_where_it_was() -> None:
@@ -50,16 +56,38 @@ def test_rows_with_errors_are_made_anew_and_others_kept() -> None:
     assert second.asked == ["b"]
 
 
-def test_rows_from_other_sources_are_made_anew() -> None:
+def test_only_rows_from_other_sources_are_made_anew() -> None:
     complete(Simulator(), "before")
     second = Simulator()
-    complete(second)
-    assert second.asked == ["a", "b", "c"]
+    assert list(complete(second)) == ["a", "b", "c"]
+    assert second.asked == ["c"]
 
 
-def test_what_a_digest_leaves_out_does_not_change_it() -> None:
-    steps, scenarios = results.step_sources(), results.scenario_sources()
-    assert set(scenarios) - set(steps) == set(results.SCENARIOS)
-    assert steps.items() <= scenarios.items()
-    assert {"kernels/attention.py", "tests/chip/prepare.py"} < set(steps)
-    assert not any("__pycache__" in name for name in scenarios)
+def test_a_row_depends_on_the_code_that_it_runs() -> None:
+    steps, of_scenarios = results.step_sources(), results.scenario_sources()
+    assert {"kernels/attention.py", "device_service/model/tt_decoder.py"} < set(steps)
+    assert {"kernels/attention.py", "tests/checkpoints.py"} < set(of_scenarios)
+    assert not {"kernels/lm_head.py", "gateway/serve.py"} & set(steps)
+    cases = {case.kernel: case for case in all_cases()}
+    linear, attention = (results.case_sources(cases[name]) for name in ("linear", "attention"))
+    assert linear != attention
+
+
+def test_comments_change_no_digest_and_imports_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+
+    def digest() -> str:
+        for kept in (sources._tree, sources._digest, sources._imports):
+            kept.cache_clear()
+        return sources.digest(["first.py"])
+
+    first.write_text('"""One."""\nimport second\n')
+    second.write_text("def f(): return 1\n")
+    before = digest()
+    first.write_text('"""Another."""\nimport second  # why\n')
+    assert digest() == before
+    second.write_text("def f(): return 2\n")
+    assert digest() != before
