@@ -11,12 +11,16 @@ k_staged, v_staged  [slots · K · 128, D] bf16: the newest positions, where ker
                     them, so that a step need not rewrite the cache
 mask, mask_staged   [waves · slots · 32, s] and [waves · slots · 32, 128] bf16, added: 0 where a row
                     sees a place, -30000 where not; by `units.chunk_masks`
-scratch             [U · P · 32, 2 D + 96] bf16: what the parts of a unit hand on
+scratch             [U · (P + G) · 32, 2 D + 96] bf16: what parts and groups of a unit hand on
+
+Masks may be block floats: both their values are exact in any format.
 
 The places of a unit are P = ceil(s / part) + 1 parts: `part` places each of the cache and, last,
-staging.
+staging. Where a slot's cache can have more than 16 parts, 16 of them make a group, from the first
+on, of which there are G.
 
-1. A node runs an online softmax over each of its pairs (unit, part), 64 places a block:
+1. A node runs an online softmax over each of its pairs (unit, part), `block` tiles of places a
+   block:
 
        s = mask + q · kᵀ               only to find the largest: m' = max(m, max s)
        p = exp((mask - m') + q · kᵀ)   in Dst's float32 from the product to p's one rounding
@@ -26,14 +30,16 @@ staging.
    and writes o, m and l to its row of scratch.
 2. A one-tile multicast from node (0, 0) to all is the barrier: its sender waits until every node
    has come to receive, so when it arrives, all of scratch is written.
-3. A node merges its items (unit, tile column of o) over the parts in order, by the same rule,
+3. If there are groups, a node merges its items (unit, group, columns of o) over the parts in order,
+   by the same rule, and writes them to rows of scratch as well; then 2 again.
+4. A node merges its items (unit, columns of o) over the parts, or over the groups and then staging,
    divides, rounds once and writes them.
 
-What a row gets depends on what it sees alone, bit for bit. Which places a block and a part have is
-fixed by `part`, the same for every s, batch and grid; what a row does not see leaves no trace:
-after a block or part that it sees, exp(m - m') is exactly 1 and p or a part's factor exactly 0;
-before the first, exp(-30000 - m') = 0 wipes what there was. So `part` is a constant of a kind of
-layer. tests/kernels/unseen.py shows it, on simulated chips too.
+What a row gets depends on what it sees alone, bit for bit. Which places a block, a part and a group
+have is fixed by `part` and `stride`, the same for every s, batch and grid; what a row does not see
+leaves no trace: after a block, part or group that it sees, exp(m - m') is exactly 1 and p or a
+part's factor exactly 0; before the first, exp(-30000 - m') = 0 wipes what there was. So `part` and
+`stride` are constants of a kind of layer. tests/kernels/unseen.py shows it, on simulated chips too.
 
 Scores are not scaled (Gemma 4: 1.0). A row that sees nothing gets some finite mean of v: its
 scores are at most 64 above the largest, rounded to 128, so that no exponential overflows.
@@ -42,9 +48,10 @@ by 6 %. m' comes from the bf16 ones, for it need not be the true largest, only t
 l and o run as pairs of bf16 tiles (hi, lo), sixteen bits together, and so do the products p · 1 and
 p · v: part = p · v and rest = part + (-p) · v = part - p · v. Buffers of float32 would be shorter
 to write, but TT-Lang reprograms the packer before each stage while it may still pack the stage
-before: stages whose formats differ race, on a chip as well. Here every buffer is bf16.
-Cost over a softmax that takes each product once, a block: 4 · D / 32 tile products more.
-kᵀ is a transpose of tiles, exact in bf16: 2 · D / 32 tile moves; the compiler has no product
+before: stages whose formats differ race, on a chip as well. Here every buffer that is packed is
+bf16: the mask, the only operand of another format, is cast first.
+Cost over a softmax that takes each product once, a block: 2 · block · D / 32 tile products more.
+kᵀ is a transpose of tiles, exact in bf16: block · D / 32 tile moves; the compiler has no product
 with a transposed operand.
 
 Error: below 2 roundings at Gemma's sizes. It grows with the scores, whatever the kernel does: the
@@ -53,15 +60,16 @@ turns that into a relative error. At D = 256 a score of 11 is off by up to 0.003
 0.013; at D = 32, where each product is a larger part of the score, one of 44 by 0.023, six
 roundings of its exponential. So small heads with scores around 40 are beyond 2 roundings, and 3.3
 were seen at D = 64 with scores of 200. The functional simulator shows none of this.
-Cores: node i of C owns the pairs [i U P / C, (i + 1) U P / C), unit by unit, and the items
-[i U D / 32 / C, (i + 1) U D / 32 / C); at least two nodes, for the barrier.
+Cores: node i of C owns the pairs [i U P / C, (i + 1) U P / C), unit by unit, and the items alike;
+at least two nodes, for the barrier.
 DRAM: q P times, o once; k, v, k_staged, v_staged `waves` times, mask, mask_staged K times; scratch
-written once and read once, but m and l, three of its 2 D / 32 + 3 tiles a row, D / 32 times.
-L1: `AttentionConfig.l1_bytes`: 0.74 MB at D = 512, 0.41 MB at 256. Dataflow buffers: all 32, two of
-them the compiler's own.
-Limits: step 3 reads a column's parts one after the other. Sums over a chain of pipes would be
-serial too, and the code of its pipes does not fit: every node carries that of every pipe, 0.6 KB
-each, of 70 KB. Longer than a file should be: a compute thread can call nothing.
+written once and read once, but m and l, three of its 2 D / 32 + 3 tiles a row, once for each item
+that reads them: a unit has D / 32 / `columns` of these.
+L1: `AttentionConfig.l1_bytes`: 1.03 MB at D = 512, 0.54 MB at 256.
+Limits: the parts of a group, and then the groups, are read one after the other: of 131,072 places
+by 1,024, 16 and 9. Sums over a chain of pipes would be serial too, and the code of its pipes does
+not fit: every node carries that of every pipe, 0.6 KB each, of 70 KB. Longer than a file should be:
+a compute thread can call nothing.
 """
 
 from __future__ import annotations
@@ -72,12 +80,14 @@ from dataclasses import dataclass
 from kernels.limits import fits, whole_tiles
 from kernels.runtime import TILE, Grid, like, ttl, ttnn
 from kernels.threads import to_all
-from kernels.units import STAGED
+from kernels.units import GROUP, STAGED
 
 Attention = Callable[..., None]
 
-BLOCK = 2
-"""Tiles of places that a softmax takes at once."""
+BLOCKS = (4, 2)
+"""Tiles of places that a softmax takes at once: the first that divides stride and part."""
+MOST_COLUMNS = 8
+"""Tiles of o that are merged at once, where there are groups: a quarter of o where not."""
 LOWEST = -(2.0**100)
 """Below any score: what the running maximum starts with."""
 
@@ -99,8 +109,9 @@ class AttentionConfig:
         for name in ("slots", "kv_heads", "waves"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
-        for name in ("s", "stride", "part"):
-            whole_tiles(name, getattr(self, name), BLOCK * TILE)
+        for name in ("stride", "part"):
+            whole_tiles(name, getattr(self, name), BLOCKS[-1] * TILE)
+        whole_tiles("s", self.s, self.block * TILE)
         whole_tiles("d", self.d)
         if self.s > self.stride:
             raise ValueError(f"s = {self.s} is more than stride = {self.stride}")
@@ -117,24 +128,49 @@ class AttentionConfig:
         return self.waves * self.slots * self.kv_heads
 
     @property
+    def block(self) -> int:
+        """Tiles of places that a softmax takes at once."""
+        both = (self.stride, self.part)
+        return next(b for b in BLOCKS if not any(places % (b * TILE) for places in both))
+
+    @property
     def parts(self) -> int:
         """Parts that a unit's places fall into, staging included."""
         return -(-self.s // self.part) + 1
 
     @property
+    def groups(self) -> int:
+        """Of the cache's parts; 0: so few that there are none."""
+        return -(-(self.parts - 1) // GROUP) if self.stride > GROUP * self.part else 0
+
+    @property
+    def columns(self) -> int:
+        """Tiles of o that are merged at once."""
+        tiles = self.d // TILE
+        most = MOST_COLUMNS if self.groups else max(1, tiles // 4)
+        return max(n for n in range(1, most + 1) if tiles % n == 0)
+
+    @property
+    def items(self) -> int:
+        """Of a unit: who merges its parts."""
+        return self.d // TILE // self.columns
+
+    @property
     def scratch_shape(self) -> tuple[int, int]:
         """Of the scratch tensor."""
-        return self.units * self.parts * TILE, 2 * self.d + 3 * TILE
+        return self.units * (self.parts + self.groups) * TILE, 2 * self.d + 3 * TILE
 
     @property
     def l1_bytes(self) -> int:
         """What the dataflow buffers of one core take, two of the compiler's included."""
-        return 2048 * (20 * (self.d // TILE) + 39)
+        d, b = self.d // TILE, self.block
+        return 2048 * ((5 * b + 3) * d + 5 * b + 11 * self.columns + 25)
 
 
 def attention(config: AttentionConfig) -> Attention:
     """Operands: q, k, v, k_staged, v_staged, mask, mask_staged, scratch, o."""
-    block, d_tiles, units, parts = BLOCK, config.d // TILE, config.units, config.parts
+    d_tiles, units, parts = config.d // TILE, config.units, config.parts
+    block, columns, column_blocks = config.block, config.columns, config.items
     kv_heads, owners, stride = (
         config.kv_heads,
         config.slots * config.kv_heads,
@@ -143,9 +179,16 @@ def attention(config: AttentionConfig) -> Attention:
     cached = min(config.s, config.part) // TILE // block
     staged = STAGED // TILE // block
     grid_x, nodes = config.grid[0], config.grid[0] * config.grid[1]
-    pairs, items = units * parts, units * d_tiles
+    pairs, part_rows, maximum = units * parts, units * parts, 2 * d_tiles
     lowest = LOWEST
-    maximum = 2 * d_tiles
+    # what the last merge takes: rows `first_row` + unit · `rows` + i, i < `merged`, then staging's
+    levels, groups = (2, config.groups) if config.groups else (1, 1)
+    merged, rows, first_row = parts - 1, parts, 0
+    if config.groups:
+        merged, rows, first_row = groups, groups, part_rows
+    missing = groups * GROUP - (parts - 1)  # parts of the last group
+    group_items, items = units * groups * column_blocks, units * column_blocks
+    group = GROUP
 
     @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
     def operation(
@@ -160,83 +203,85 @@ def attention(config: AttentionConfig) -> Attention:
         o: ttnn.Tensor,
     ) -> None:
         barrier = to_all(config.grid)
-        half = like("bf16")
-        q_dfb = ttl.make_dataflow_buffer_like(q, shape=(1, d_tiles), block_count=1)
+
+        def buffer(rows: int, columns: int, count: int = 1) -> ttl.DataflowBuffer:
+            return ttl.make_dataflow_buffer_like(
+                like("bf16"), shape=(rows, columns), block_count=count
+            )
+
+        q_dfb = buffer(1, d_tiles)
         mask_dfb = ttl.make_dataflow_buffer_like(mask, shape=(1, block), block_count=2)
-        k_dfb = ttl.make_dataflow_buffer_like(k, shape=(block, d_tiles), block_count=2)
-        v_dfb = ttl.make_dataflow_buffer_like(v, shape=(block, d_tiles), block_count=2)
-        one_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=1)
-        ones_dfb = ttl.make_dataflow_buffer_like(half, shape=(block, 1), block_count=1)
-        turned_dfb = ttl.make_dataflow_buffer_like(half, shape=(d_tiles, block), block_count=1)
-        score_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, block), block_count=1)
-        p_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, block), block_count=1)
-        top_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=1)
-        max_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
-        fade_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=1)
-        sum_part_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
-        sum_rest_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
-        sum_new_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=1)
-        sum_hi_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
-        sum_lo_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, 1), block_count=2)
-        part_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, d_tiles), block_count=1)
-        rest_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, d_tiles), block_count=1)
-        new_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, d_tiles), block_count=1)
-        hi_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, d_tiles), block_count=2)
-        lo_dfb = ttl.make_dataflow_buffer_like(half, shape=(1, d_tiles), block_count=2)
-        row_dfb = ttl.make_dataflow_buffer_like(scratch, shape=(1, d_tiles), block_count=2)
-        stat_dfb = ttl.make_dataflow_buffer_like(scratch, shape=(1, 1), block_count=2)
-        arrived_dfb = ttl.make_dataflow_buffer_like(scratch, shape=(1, 1), block_count=1)
-        hi_in_dfb = ttl.make_dataflow_buffer_like(scratch, shape=(1, 1), block_count=4)
-        lo_in_dfb = ttl.make_dataflow_buffer_like(scratch, shape=(1, 1), block_count=4)
-        y_dfb = ttl.make_dataflow_buffer_like(o, shape=(1, 1), block_count=2)
+        k_dfb = buffer(block, d_tiles, 2)
+        v_dfb = buffer(block, columns, 2 * column_blocks)
+        one_dfb, ones_dfb = buffer(1, 1), buffer(block, 1)
+        turned_dfb = buffer(d_tiles, block)
+        score_dfb = buffer(1, block)
+        p_dfb = buffer(1, block)  # the mask before that
+        top_dfb, max_dfb, fade_dfb = buffer(1, 1), buffer(1, 1, 2), buffer(1, 1)
+        sum_part_dfb, sum_rest_dfb, sum_new_dfb = buffer(1, 1, 2), buffer(1, 1, 2), buffer(1, 1)
+        sum_hi_dfb, sum_lo_dfb = buffer(1, 1, 2), buffer(1, 1, 2)
+        part_dfb, rest_dfb, new_dfb = (buffer(1, columns) for _ in range(3))
+        hi_dfb, lo_dfb = (buffer(1, columns, column_blocks + 1) for _ in range(2))
+        row_dfb, stat_dfb = buffer(1, columns, 2), buffer(1, 1, 2)
+        arrived_dfb = buffer(1, 1)
+        stat_in_dfb, stat_lo_in_dfb = buffer(1, 1, 4), buffer(1, 1, 2)
+        hi_in_dfb, lo_in_dfb = buffer(1, columns, 2), buffer(1, columns, 2)
 
         # Defined first because it multicasts: the other thread's network takes rectangles turned.
         @ttl.datamovement()
         def write():
-            """What the softmax writes; the barrier; then what the merge reads."""
+            """What parts hand on; a barrier before each merge; what that writes."""
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
             for r in range((node * pairs) // nodes, ((node + 1) * pairs) // nodes):
-                with row_dfb.wait() as row:
-                    ttl.copy(row, scratch[r : r + 1, 0:d_tiles]).wait()
-                with row_dfb.wait() as row:
-                    ttl.copy(row, scratch[r : r + 1, d_tiles : 2 * d_tiles]).wait()
+                for n in range(0, 2 * column_blocks):
+                    c = n * columns
+                    with row_dfb.wait() as row:
+                        ttl.copy(row, scratch[r : r + 1, c : c + columns]).wait()
                 for n in range(maximum, maximum + 3):
                     with stat_dfb.wait() as stat:
                         ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
-            with arrived_dfb.reserve() as arrived:
+            for level in range(levels):
+                grouping = (levels - 1) * (1 - level)
+                with arrived_dfb.reserve() as arrived:
 
-                def send(pipe: ttl.Pipe) -> None:
-                    ttl.copy(q[0:1, 0:1], arrived).wait()
-                    ttl.copy(arrived, pipe).wait()
+                    def send(pipe: ttl.Pipe) -> None:
+                        ttl.copy(q[0:1, 0:1], arrived).wait()
+                        ttl.copy(arrived, pipe).wait()
 
-                def receive(pipe: ttl.Pipe) -> None:
-                    ttl.copy(pipe, arrived).wait()
+                    def receive(pipe: ttl.Pipe) -> None:
+                        ttl.copy(pipe, arrived).wait()
 
-                barrier.if_src(send)
-                barrier.if_dst(receive)
-            with arrived_dfb.wait() as arrived:
-                pass
-            for item in range((node * items) // nodes, ((node + 1) * items) // nodes):
-                first = item // d_tiles * parts
-                n = item % d_tiles
-                for r in range(first, first + parts):
-                    with hi_in_dfb.reserve() as top:
-                        ttl.copy(scratch[r : r + 1, maximum : maximum + 1], top).wait()
-                    with hi_in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
-                        hi = ttl.copy(scratch[r : r + 1, maximum + 1 : maximum + 2], hi_in)
-                        lo = ttl.copy(scratch[r : r + 1, maximum + 2 : maximum + 3], lo_in)
-                        hi.wait()
-                        lo.wait()
-                    with hi_in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
-                        hi = ttl.copy(scratch[r : r + 1, n : n + 1], hi_in)
-                        lo = ttl.copy(scratch[r : r + 1, d_tiles + n : d_tiles + n + 1], lo_in)
-                        hi.wait()
-                        lo.wait()
+                    barrier.if_src(send)
+                    barrier.if_dst(receive)
+                for item in range(
+                    (node * group_items) // nodes * grouping,
+                    ((node + 1) * group_items) // nodes * grouping,
+                ):
+                    r = part_rows + item // column_blocks
+                    c = item % column_blocks * columns
+                    with row_dfb.wait() as row:
+                        ttl.copy(row, scratch[r : r + 1, c : c + columns]).wait()
+                    with row_dfb.wait() as row:
+                        ttl.copy(
+                            row, scratch[r : r + 1, d_tiles + c : d_tiles + c + columns]
+                        ).wait()
+                    for n in range(maximum, maximum + 3):
+                        with stat_dfb.wait() as stat:
+                            for _ in range(1 // (1 + c)):  # once for all columns
+                                ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
+                for item in range(
+                    (node * items) // nodes * (1 - grouping),
+                    ((node + 1) * items) // nodes * (1 - grouping),
+                ):
+                    u = item // column_blocks
+                    c = item % column_blocks * columns
+                    with row_dfb.wait() as row:
+                        ttl.copy(row, o[u : u + 1, c : c + columns]).wait()
 
         @ttl.datamovement()
         def read():
-            """What the softmax reads; then, of the merge, what it writes."""
+            """What the softmaxes read; then what the merges read."""
             node_x, node_y = ttl.node(dims=2)
             node = node_y * grid_x + node_x
             for r in range((node * pairs) // nodes, ((node + 1) * pairs) // nodes):
@@ -254,8 +299,10 @@ def attention(config: AttentionConfig) -> Attention:
                         ttl.copy(mask[chunk : chunk + 1, s : s + block], mask_blk).wait()
                     with k_dfb.reserve() as k_blk:
                         ttl.copy(k[t : t + block, 0:d_tiles], k_blk).wait()
-                    with v_dfb.reserve() as v_blk:
-                        ttl.copy(v[t : t + block, 0:d_tiles], v_blk).wait()
+                    for n in range(column_blocks):
+                        c = n * columns
+                        with v_dfb.reserve() as v_blk:
+                            ttl.copy(v[t : t + block, c : c + columns], v_blk).wait()
                 for b in range(0, staged * last):
                     s = b * block
                     t = owner * staged * block + s
@@ -263,13 +310,42 @@ def attention(config: AttentionConfig) -> Attention:
                         ttl.copy(mask_staged[chunk : chunk + 1, s : s + block], mask_blk).wait()
                     with k_dfb.reserve() as k_blk:
                         ttl.copy(k_staged[t : t + block, 0:d_tiles], k_blk).wait()
-                    with v_dfb.reserve() as v_blk:
-                        ttl.copy(v_staged[t : t + block, 0:d_tiles], v_blk).wait()
-            for item in range((node * items) // nodes, ((node + 1) * items) // nodes):
-                u = item // d_tiles
-                n = item % d_tiles
-                with y_dfb.wait() as y_blk:
-                    ttl.copy(y_blk, o[u : u + 1, n : n + 1]).wait()
+                    for n in range(column_blocks):
+                        c = n * columns
+                        with v_dfb.reserve() as v_blk:
+                            ttl.copy(v_staged[t : t + block, c : c + columns], v_blk).wait()
+            for level in range(levels):
+                grouping = (levels - 1) * (1 - level)
+                with arrived_dfb.wait() as _:
+                    pass
+                for item in range(
+                    (node * group_items) // nodes * grouping
+                    + (node * items) // nodes * (1 - grouping),
+                    ((node + 1) * group_items) // nodes * grouping
+                    + ((node + 1) * items) // nodes * (1 - grouping),
+                ):
+                    g = item // column_blocks  # group, or unit
+                    c = item % column_blocks * columns
+                    of_group = g // groups * parts + g % groups * group
+                    first = of_group * grouping + (first_row + g * rows) * (1 - grouping)
+                    in_group = group - missing * ((g % groups + 1) // groups)
+                    for i in range(in_group * grouping + (merged + 1) * (1 - grouping)):
+                        staging = i // merged * (1 - grouping)
+                        r = (first + i) * (1 - staging) + ((g + 1) * parts - 1) * staging
+                        with stat_in_dfb.reserve() as top:
+                            ttl.copy(scratch[r : r + 1, maximum : maximum + 1], top).wait()
+                        with stat_in_dfb.reserve() as hi_in, stat_lo_in_dfb.reserve() as lo_in:
+                            hi = ttl.copy(scratch[r : r + 1, maximum + 1 : maximum + 2], hi_in)
+                            lo = ttl.copy(scratch[r : r + 1, maximum + 2 : maximum + 3], lo_in)
+                            hi.wait()
+                            lo.wait()
+                        with hi_in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
+                            hi = ttl.copy(scratch[r : r + 1, c : c + columns], hi_in)
+                            lo = ttl.copy(
+                                scratch[r : r + 1, d_tiles + c : d_tiles + c + columns], lo_in
+                            )
+                            hi.wait()
+                            lo.wait()
 
         @ttl.compute()
         def compute():
@@ -288,18 +364,21 @@ def attention(config: AttentionConfig) -> Attention:
                         sum_hi.store(ttl.math.fill(sum_hi, 0.0))
                     with sum_lo_dfb.reserve() as sum_lo:
                         sum_lo.store(ttl.math.fill(sum_lo, 0.0))
-                    with hi_dfb.reserve() as hi:
-                        hi.store(ttl.math.fill(hi, 0.0))
-                    with lo_dfb.reserve() as lo:
-                        lo.store(ttl.math.fill(lo, 0.0))
+                    for _ in range(column_blocks):
+                        with hi_dfb.reserve() as hi:
+                            hi.store(ttl.math.fill(hi, 0.0))
+                        with lo_dfb.reserve() as lo:
+                            lo.store(ttl.math.fill(lo, 0.0))
                     with q_dfb.wait() as q_blk:
                         for _ in range(0, cached + (staged - cached) * last):
-                            with mask_dfb.wait() as mask_blk:
-                                with k_dfb.wait() as k_blk, turned_dfb.reserve() as turned:
-                                    turned.store(ttl.math.transpose(k_blk))
-                                with turned_dfb.wait() as turned:
+                            with mask_dfb.wait() as mask_blk, p_dfb.reserve() as bias:
+                                bias.store(ttl.math.typecast(mask_blk, ttnn.bfloat16))
+                            with k_dfb.wait() as k_blk, turned_dfb.reserve() as turned:
+                                turned.store(ttl.math.transpose(k_blk))
+                            with turned_dfb.wait() as turned:
+                                with p_dfb.wait() as unseen:
                                     with score_dfb.reserve() as score:
-                                        score.store(mask_blk + q_blk @ turned)
+                                        score.store(unseen + q_blk @ turned)
                                     with score_dfb.wait() as score, top_dfb.reserve() as top:
                                         top.store(ttl.math.reduce_max(score, one, dims=[1]))
                                     with max_dfb.wait() as before, top_dfb.wait() as top:
@@ -311,30 +390,25 @@ def attention(config: AttentionConfig) -> Attention:
                                             )
                                         with score_dfb.reserve() as bias:
                                             bias.store(
-                                                mask_blk
+                                                unseen
                                                 - ttl.math.broadcast(
                                                     ttl.math.max(before, top), bias, dims=[1]
                                                 )
                                             )
-                                    with score_dfb.wait() as bias, p_dfb.reserve() as p:
-                                        p.store(ttl.math.exp(bias + q_blk @ turned))
-                            with p_dfb.wait() as p, v_dfb.wait() as v_blk:
+                                with score_dfb.wait() as bias, p_dfb.reserve() as p:
+                                    p.store(ttl.math.exp(bias + q_blk @ turned))
+                            with p_dfb.wait() as p:
                                 with score_dfb.reserve() as minus:
                                     minus.store(ttl.math.neg(p))
                                 with sum_part_dfb.reserve() as sum_part:
                                     sum_part.store(p @ ones)
-                                with part_dfb.reserve() as part:
-                                    part.store(p @ v_blk)
                                 with (
                                     score_dfb.wait() as minus,
                                     sum_part_dfb.wait() as sum_part,
-                                    part_dfb.wait() as part,
                                     fade_dfb.wait() as fade,
                                 ):
                                     with sum_rest_dfb.reserve() as sum_rest:
                                         sum_rest.store(sum_part + minus @ ones)
-                                    with rest_dfb.reserve() as rest:
-                                        rest.store(part + minus @ v_blk)
                                     with (
                                         sum_hi_dfb.wait() as sum_hi,
                                         sum_lo_dfb.wait() as sum_lo,
@@ -358,110 +432,149 @@ def attention(config: AttentionConfig) -> Attention:
                                                     - sum_rest
                                                     - sum_new
                                                 )
-                                    with (
-                                        hi_dfb.wait() as hi,
-                                        lo_dfb.wait() as lo,
-                                        rest_dfb.wait() as rest,
-                                    ):
-                                        with new_dfb.reserve() as new:
-                                            new.store(
-                                                (hi + lo) * ttl.math.broadcast(fade, new, dims=[1])
-                                                + part
-                                                - rest
-                                            )
-                                        with new_dfb.wait() as new:
-                                            with hi_dfb.reserve() as after:
-                                                after.store(new)
-                                            with lo_dfb.reserve() as after:
-                                                after.store(
-                                                    (hi + lo)
-                                                    * ttl.math.broadcast(fade, after, dims=[1])
-                                                    + part
-                                                    - rest
-                                                    - new
-                                                )
-                    with hi_dfb.wait() as hi, row_dfb.reserve() as row:
-                        row.store(hi)
-                    with lo_dfb.wait() as lo, row_dfb.reserve() as row:
-                        row.store(lo)
+                                    for _ in range(column_blocks):
+                                        with v_dfb.wait() as v_blk:
+                                            with part_dfb.reserve() as part:
+                                                part.store(p @ v_blk)
+                                            with part_dfb.wait() as part:
+                                                with rest_dfb.reserve() as rest:
+                                                    rest.store(part + minus @ v_blk)
+                                                with (
+                                                    hi_dfb.wait() as hi,
+                                                    lo_dfb.wait() as lo,
+                                                    rest_dfb.wait() as rest,
+                                                ):
+                                                    with new_dfb.reserve() as new:
+                                                        new.store(
+                                                            (hi + lo)
+                                                            * ttl.math.broadcast(
+                                                                fade, new, dims=[1]
+                                                            )
+                                                            + part
+                                                            - rest
+                                                        )
+                                                    with new_dfb.wait() as new:
+                                                        with hi_dfb.reserve() as after:
+                                                            after.store(new)
+                                                        with lo_dfb.reserve() as after:
+                                                            after.store(
+                                                                (hi + lo)
+                                                                * ttl.math.broadcast(
+                                                                    fade, after, dims=[1]
+                                                                )
+                                                                + part
+                                                                - rest
+                                                                - new
+                                                            )
+                    for _ in range(column_blocks):
+                        with hi_dfb.wait() as hi, row_dfb.reserve() as row:
+                            row.store(hi)
+                    for _ in range(column_blocks):
+                        with lo_dfb.wait() as lo, row_dfb.reserve() as row:
+                            row.store(lo)
                     with max_dfb.wait() as largest, stat_dfb.reserve() as stat:
                         stat.store(largest)
                     with sum_hi_dfb.wait() as sum_hi, stat_dfb.reserve() as stat:
                         stat.store(sum_hi)
                     with sum_lo_dfb.wait() as sum_lo, stat_dfb.reserve() as stat:
                         stat.store(sum_lo)
-            for _ in range((node * items) // nodes, ((node + 1) * items) // nodes):
-                with max_dfb.reserve() as largest:
-                    largest.store(ttl.math.fill(largest, lowest))
-                with sum_hi_dfb.reserve() as sum_hi:
-                    sum_hi.store(ttl.math.fill(sum_hi, 0.0))
-                with sum_lo_dfb.reserve() as sum_lo:
-                    sum_lo.store(ttl.math.fill(sum_lo, 0.0))
-                with sum_part_dfb.reserve() as o_hi:
-                    o_hi.store(ttl.math.fill(o_hi, 0.0))
-                with sum_rest_dfb.reserve() as o_lo:
-                    o_lo.store(ttl.math.fill(o_lo, 0.0))
-                for _ in range(parts):
-                    with max_dfb.wait() as before, hi_in_dfb.wait() as top:
-                        with max_dfb.reserve() as largest:
-                            largest.store(ttl.math.max(before, top))
-                        with fade_dfb.reserve() as fade:
-                            fade.store(ttl.math.exp(before - ttl.math.max(before, top)))
-                        with top_dfb.reserve() as gain:
-                            gain.store(ttl.math.exp(top - ttl.math.max(before, top)))
-                    with fade_dfb.wait() as fade, top_dfb.wait() as gain:
+            for level in range(levels):
+                grouping = (levels - 1) * (1 - level)
+                for item in range(
+                    (node * group_items) // nodes * grouping
+                    + (node * items) // nodes * (1 - grouping),
+                    ((node + 1) * group_items) // nodes * grouping
+                    + ((node + 1) * items) // nodes * (1 - grouping),
+                ):
+                    in_group = group - missing * ((item // column_blocks % groups + 1) // groups)
+                    with max_dfb.reserve() as largest:
+                        largest.store(ttl.math.fill(largest, lowest))
+                    with sum_hi_dfb.reserve() as sum_hi:
+                        sum_hi.store(ttl.math.fill(sum_hi, 0.0))
+                    with sum_lo_dfb.reserve() as sum_lo:
+                        sum_lo.store(ttl.math.fill(sum_lo, 0.0))
+                    with hi_dfb.reserve() as hi:
+                        hi.store(ttl.math.fill(hi, 0.0))
+                    with lo_dfb.reserve() as lo:
+                        lo.store(ttl.math.fill(lo, 0.0))
+                    for _ in range(in_group * grouping + (merged + 1) * (1 - grouping)):
+                        with max_dfb.wait() as before, stat_in_dfb.wait() as top:
+                            with max_dfb.reserve() as largest:
+                                largest.store(ttl.math.max(before, top))
+                            with fade_dfb.reserve() as fade:
+                                fade.store(ttl.math.exp(before - ttl.math.max(before, top)))
+                            with top_dfb.reserve() as gain:
+                                gain.store(ttl.math.exp(top - ttl.math.max(before, top)))
+                        with fade_dfb.wait() as fade, top_dfb.wait() as gain:
+                            with (
+                                sum_hi_dfb.wait() as sum_hi,
+                                sum_lo_dfb.wait() as sum_lo,
+                                stat_in_dfb.wait() as hi_in,
+                                stat_lo_in_dfb.wait() as lo_in,
+                            ):
+                                with sum_new_dfb.reserve() as sum_new:
+                                    sum_new.store(
+                                        (sum_hi + sum_lo)
+                                        * ttl.math.broadcast(fade, sum_new, dims=[1])
+                                        + (hi_in + lo_in)
+                                        * ttl.math.broadcast(gain, sum_new, dims=[1])
+                                    )
+                                with sum_new_dfb.wait() as sum_new:
+                                    with sum_hi_dfb.reserve() as after:
+                                        after.store(sum_new)
+                                    with sum_lo_dfb.reserve() as after:
+                                        after.store(
+                                            (sum_hi + sum_lo)
+                                            * ttl.math.broadcast(fade, after, dims=[1])
+                                            + (hi_in + lo_in)
+                                            * ttl.math.broadcast(gain, after, dims=[1])
+                                            - sum_new
+                                        )
+                            with (
+                                hi_dfb.wait() as hi,
+                                lo_dfb.wait() as lo,
+                                hi_in_dfb.wait() as hi_in,
+                                lo_in_dfb.wait() as lo_in,
+                            ):
+                                with new_dfb.reserve() as new:
+                                    new.store(
+                                        (hi + lo) * ttl.math.broadcast(fade, new, dims=[1])
+                                        + (hi_in + lo_in) * ttl.math.broadcast(gain, new, dims=[1])
+                                    )
+                                with new_dfb.wait() as new:
+                                    with hi_dfb.reserve() as after:
+                                        after.store(new)
+                                    with lo_dfb.reserve() as after:
+                                        after.store(
+                                            (hi + lo) * ttl.math.broadcast(fade, after, dims=[1])
+                                            + (hi_in + lo_in)
+                                            * ttl.math.broadcast(gain, after, dims=[1])
+                                            - new
+                                        )
+                    for _ in range(grouping):
+                        with hi_dfb.wait() as hi, row_dfb.reserve() as row:
+                            row.store(hi)
+                        with lo_dfb.wait() as lo, row_dfb.reserve() as row:
+                            row.store(lo)
+                        with max_dfb.wait() as largest, stat_dfb.reserve() as stat:
+                            stat.store(largest)
+                        with sum_hi_dfb.wait() as sum_hi, stat_dfb.reserve() as stat:
+                            stat.store(sum_hi)
+                        with sum_lo_dfb.wait() as sum_lo, stat_dfb.reserve() as stat:
+                            stat.store(sum_lo)
+                    for _ in range(1 - grouping):
+                        with max_dfb.wait() as _:
+                            pass
                         with (
                             sum_hi_dfb.wait() as sum_hi,
                             sum_lo_dfb.wait() as sum_lo,
-                            hi_in_dfb.wait() as hi_in,
-                            lo_in_dfb.wait() as lo_in,
+                            hi_dfb.wait() as hi,
+                            lo_dfb.wait() as lo,
+                            row_dfb.reserve() as row,
                         ):
-                            with sum_new_dfb.reserve() as sum_new:
-                                sum_new.store(
-                                    (sum_hi + sum_lo) * ttl.math.broadcast(fade, sum_new, dims=[1])
-                                    + (hi_in + lo_in) * ttl.math.broadcast(gain, sum_new, dims=[1])
-                                )
-                            with sum_new_dfb.wait() as sum_new:
-                                with sum_hi_dfb.reserve() as after:
-                                    after.store(sum_new)
-                                with sum_lo_dfb.reserve() as after:
-                                    after.store(
-                                        (sum_hi + sum_lo)
-                                        * ttl.math.broadcast(fade, after, dims=[1])
-                                        + (hi_in + lo_in)
-                                        * ttl.math.broadcast(gain, after, dims=[1])
-                                        - sum_new
-                                    )
-                        with (
-                            sum_part_dfb.wait() as o_hi,
-                            sum_rest_dfb.wait() as o_lo,
-                            hi_in_dfb.wait() as hi_in,
-                            lo_in_dfb.wait() as lo_in,
-                        ):
-                            with sum_new_dfb.reserve() as sum_new:
-                                sum_new.store(
-                                    (o_hi + o_lo) * ttl.math.broadcast(fade, sum_new, dims=[1])
-                                    + (hi_in + lo_in) * ttl.math.broadcast(gain, sum_new, dims=[1])
-                                )
-                            with sum_new_dfb.wait() as sum_new:
-                                with sum_part_dfb.reserve() as after:
-                                    after.store(sum_new)
-                                with sum_rest_dfb.reserve() as after:
-                                    after.store(
-                                        (o_hi + o_lo) * ttl.math.broadcast(fade, after, dims=[1])
-                                        + (hi_in + lo_in)
-                                        * ttl.math.broadcast(gain, after, dims=[1])
-                                        - sum_new
-                                    )
-                with max_dfb.wait() as _:
-                    pass
-                with (
-                    sum_hi_dfb.wait() as sum_hi,
-                    sum_lo_dfb.wait() as sum_lo,
-                    sum_part_dfb.wait() as o_hi,
-                    sum_rest_dfb.wait() as o_lo,
-                    y_dfb.reserve() as y_blk,
-                ):
-                    y_blk.store((o_hi + o_lo) * ttl.math.recip(sum_hi + sum_lo))
+                            row.store(
+                                (hi + lo)
+                                * ttl.math.broadcast(ttl.math.recip(sum_hi + sum_lo), row, dims=[1])
+                            )
 
     return operation

@@ -4,9 +4,10 @@ x [32, H] bf16; gate, up [H, F], down [F, H] bf16, bfp8 or bfp4, as the checkpoi
 transposed;
 identities [32, 32 S] bf16: S identity tiles;
 act [32, F], parts [32 S, H] bf16: scratch in DRAM; m [32, H] bf16.
-H and F multiples of 32; F = S · K. K = H where H divides F: S is 4 in E4B and in E2B's first
-layers, 8 in its wide ones. Elsewhere the largest K up to H that gives 64 nodes work: 512 in Gemma 3
-270M, whose H is 640 and F 2048.
+H and F multiples of 32; F = S · K. K = H where H divides F, elsewhere the largest K up to H that
+gives 64 nodes work: 512 in Gemma 3 270M, whose H is 640 and F 2048. A larger K, so fewer parts,
+where three of its columns fit the L1 and no node is much busier than the average: on a p150 S is 4
+in E4B; in E2B 4 in the first layers and 6 in the wide ones, with block floats 2 and 4.
 
 **Units.** The weights are cut into columns: F / 32 of gate, as many of up, of H x 32 each; down's
 K = F falls into S shares, so S H / 32 columns of K x 32. Node i of C owns units
@@ -46,6 +47,10 @@ from kernels.runtime import N150_L1_BYTES, TILE, TILE_BYTES, Format, Grid, like,
 from kernels.threads import to_all
 
 Mlp = Callable[..., None]
+_UNEVEN = 7 / 6
+"""How much of down the busiest node may have, over the average."""
+_STREAMED = 3
+"""Columns of weights in L1 that a larger share must leave room for."""
 _SMALL_TILES = 12
 """Tiles of L1 besides x and the weights, without the identities and the parts."""
 
@@ -76,11 +81,12 @@ class MlpConfig:
     def share_tiles(self) -> int:
         """K in tiles."""
         h_tiles, f_tiles, nodes = self.h // TILE, self.f // TILE, self.grid[0] * self.grid[1]
-        if f_tiles % h_tiles == 0:
-            return h_tiles
-        divisors = (k for k in range(1, h_tiles + 1) if f_tiles % k == 0)
-        enough = (k for k in divisors if f_tiles // k * h_tiles >= min(64, nodes))
-        return max(enough, default=1)
+        divisors = [k for k in range(1, f_tiles + 1) if f_tiles % k == 0]
+        enough = (k for k in divisors if k <= h_tiles and f_tiles // k * h_tiles >= min(64, nodes))
+        least = h_tiles if h_tiles in divisors else max(enough, default=1)
+        most = f_tiles * h_tiles / nodes * _UNEVEN
+        even = (k for k in divisors if k > least and self._units(k) * k <= most)
+        return max((k for k in even if self._columns(k) >= _STREAMED), default=least)
 
     @property
     def shares(self) -> int:
@@ -90,15 +96,21 @@ class MlpConfig:
     @property
     def units(self) -> int:
         """The most that a node owns of down."""
-        return -(-self.shares * (self.h // TILE) // (self.grid[0] * self.grid[1]))
+        return self._units(self.share_tiles)
 
     @property
     def columns(self) -> int:
         """Columns of weights in L1."""
-        tile, h_tiles, k_tiles = TILE_BYTES["bf16"], self.h // TILE, self.share_tiles
+        return self._columns(self.share_tiles)
+
+    def _units(self, k_tiles: int) -> int:
+        return -(-(self.f // TILE // k_tiles) * (self.h // TILE) // (self.grid[0] * self.grid[1]))
+
+    def _columns(self, k_tiles: int) -> int:
+        tile, h_tiles, shares = TILE_BYTES["bf16"], self.h // TILE, self.f // TILE // k_tiles
         heights = h_tiles if k_tiles == h_tiles else h_tiles + k_tiles
         cast = 0 if self.weights == "bf16" else heights
-        small = _SMALL_TILES + 3 * self.shares + self.units
+        small = _SMALL_TILES + 3 * shares + self._units(k_tiles)
         left = N150_L1_BYTES - (h_tiles + 2 * k_tiles + cast + small) * tile
         fit = left // (heights * TILE_BYTES[self.weights])
         return min(fit, self.w_blocks or 8)

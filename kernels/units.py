@@ -23,6 +23,8 @@ UNSEEN = -29_952.0
 """Added to the score of a place that a row does not see: -30000, as bfloat16 has it."""
 STAGED = 4 * TILE
 """Places of a slot's staging: position p stands at p mod 128."""
+GROUP = 16
+"""Parts of a cache whose sums are added before the others', where it has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,42 @@ def from_units(chunks: Sequence[Chunk | None], group: int, kv_heads: int) -> tor
     return selection.reshape(kv_heads * group * TILE, len(chunks) * kv_heads * TILE)
 
 
+View = tuple[int, int]
+"""The first position that a row sees, and the first of those that it sees in staging."""
+
+
+def views(
+    chunks: Sequence[Chunk | None], positions: Sequence[int], window: int | None
+) -> tuple[tuple[View, ...], ...]:
+    """What decides a cache's mask, by chunk and row: equal views, equal masks.
+
+    A row at position p sees positions below F = max(0, (p // 32 - 1) · 32) in the cache, and F to
+    p, at most 64, in staging: where it looks for what depends on p alone, not on the step.
+    """
+
+    def view(last: int) -> View:
+        first = 0 if window is None else max(0, last - window + 1)
+        return first, max(0, (last // TILE - 1) * TILE)
+
+    return tuple(
+        tuple(view(positions[row]) for row in chunk.rows) if chunk else () for chunk in chunks
+    )
+
+
+def cache_mask(seen: Sequence[Sequence[View]], group: int, s: int, stride: int) -> torch.Tensor:
+    """The first of `chunk_masks`, from `views`."""
+    mask = torch.full((len(seen), TILE, s), UNSEEN, dtype=torch.bfloat16)
+    for c, rows in enumerate(seen):
+        for r, (first, flushed) in enumerate(rows):
+            if flushed - first > stride or (first < flushed and min(flushed, stride) > s):
+                raise ValueError(
+                    f"a row sees {first} to {flushed - 1} in the cache, "
+                    f"which has {stride} places, {s} of them read"
+                )
+            _see(mask[c, r * group : (r + 1) * group], first, flushed, stride)
+    return mask.view(-1, s)
+
+
 def chunk_masks(
     chunks: Sequence[Chunk | None],
     positions: Sequence[int],
@@ -88,10 +126,7 @@ def chunk_masks(
     stride: int,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is added to scores: 0 where a row sees a place, `UNSEEN` elsewhere.
-
-    A row at position p sees positions below F = max(0, (p // 32 - 1) · 32) in the cache, and F to
-    p, at most 64, in staging: where it looks for what depends on p alone, not on the step.
+    """What is added to scores: 0 where a row sees a place (see `views`), `UNSEEN` elsewhere.
 
     Args:
         chunks: the step's, None where a chunk has no rows.
@@ -107,22 +142,24 @@ def chunk_masks(
     Raises:
         ValueError: a row sees what the cache does not hold, or not in its first `s` places.
     """
-    mask = torch.full((len(chunks), TILE, s), UNSEEN, dtype=torch.bfloat16)
-    mask_staged = torch.full((len(chunks), TILE, STAGED), UNSEEN, dtype=torch.bfloat16)
+    seen = views(chunks, positions, window)
+    mask = cache_mask(seen, group, s, stride)
+    return mask, staged_mask(seen, chunks, positions, group)
+
+
+def staged_mask(
+    seen: Sequence[Sequence[View]],
+    chunks: Sequence[Chunk | None],
+    positions: Sequence[int],
+    group: int,
+) -> torch.Tensor:
+    """The second of `chunk_masks`, from `views`."""
+    mask = torch.full((len(chunks), TILE, STAGED), UNSEEN, dtype=torch.bfloat16)
     for c, chunk in enumerate(chunks):
         for r, row in enumerate(chunk.rows if chunk else ()):
-            last = positions[row]
-            first = 0 if window is None else max(0, last - window + 1)
-            flushed = max(0, (last // TILE - 1) * TILE)
-            if flushed - first > stride or (first < flushed and min(flushed, stride) > s):
-                raise ValueError(
-                    f"position {last} sees {first} to {flushed - 1} in the cache, "
-                    f"which has {stride} places, {s} of them read"
-                )
             heads = slice(r * group, (r + 1) * group)
-            _see(mask[c, heads], first, flushed, stride)
-            _see(mask_staged[c, heads], max(first, flushed), last + 1, STAGED)
-    return mask.view(-1, s), mask_staged.view(-1, STAGED)
+            _see(mask[c, heads], max(seen[c][r]), positions[row] + 1, STAGED)
+    return mask.view(-1, STAGED)
 
 
 def _see(rows: torch.Tensor, first: int, end: int, ring: int) -> None:

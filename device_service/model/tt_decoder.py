@@ -17,7 +17,7 @@ from device_service.model.interface import StepBatch
 from device_service.model.tt_caches import Caches
 from device_service.model.tt_inputs import DeviceKindStep, Embeddings, upload_kind
 from device_service.model.tt_operations import LayerShape, Operations
-from device_service.model.tt_plan import FORMATS
+from device_service.model.tt_plan import FORMATS, MASKS
 from device_service.model.tt_staging import STAGED_TILES, Staging, part
 from device_service.model.tt_step import Row, kind_step, rows_of
 from device_service.model.tt_tensors import Tensor, Tensors
@@ -49,7 +49,7 @@ class TtDecoder:
         self._operations = operations
         self._num_slots = num_slots
         self._context_length = context_length
-        self._formats = FORMATS[weights.precision]
+        self._formats, self._masks = FORMATS[weights.precision], MASKS[weights.precision]
         self._embeddings = Embeddings(config, weights)
         self._head = weights.head()
         self._layers: list[Weights] = [weights.layer(layer) for layer in config.layers]
@@ -121,7 +121,10 @@ class TtDecoder:
         kinds = {layer.kind.value: layer for layer in self._config.layers}
         return {
             kind: upload_kind(
-                kind, kind_step(layer, rows, self._num_slots, self._context_length), self._tensors
+                kind,
+                kind_step(layer, rows, self._num_slots, self._context_length),
+                self._tensors,
+                self._masks,
             )
             for kind, layer in kinds.items()
         }

@@ -16,6 +16,7 @@ from device_service.model.architecture import ModelConfig
 from device_service.model.tt_step import KindStep
 from device_service.model.tt_tensors import Tensor, Tensors
 from device_service.model.tt_weights import TtWeights
+from kernels.runtime import Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class DeviceKindStep:
     sizes: KindStep
     """Its host side."""
     tables: Mapping[str, Tensor]
+    """And `mask`, `mask_staged`."""
 
 
 class Embeddings:
@@ -54,8 +56,11 @@ class Embeddings:
         return ((ctx + tok) * 2.0**-0.5).transpose(0, 1)
 
 
-def upload_kind(name: str, step: KindStep, tensors: Tensors) -> DeviceKindStep:
-    """A step of layers of one shape, into the buffers of that name."""
-    return DeviceKindStep(
-        step, {key: tensors.upload(f"{name} {key}", host) for key, host in step.tables.items()}
+def upload_kind(name: str, step: KindStep, tensors: Tensors, masks: Format) -> DeviceKindStep:
+    """A step of layers of one shape, into the buffers of that name; masks in their own format."""
+    tables = {key: tensors.upload(f"{name} {key}", host) for key, host in step.tables.items()}
+    tables["mask_staged"] = tensors.upload(f"{name} mask_staged", step.mask_staged, masks)
+    tables["mask"] = tensors.upload_new(
+        f"{name} mask", step.mask_shape, step.views, step.mask, masks
     )
+    return DeviceKindStep(step, tables)

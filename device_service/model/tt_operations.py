@@ -8,7 +8,7 @@ in the order of the call, the outputs last. Sizes are in elements, bf16 where no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -71,9 +71,9 @@ class Operations:
         except ValueError:  # the whole K does not fit
             config = self._streamed(k, n, weights)
         streamed = self.build(linear, config)
-        parts = self._tensors.buffer("parts", config.k_split * TILE, n)
 
         def operation(x: Tensor, w: Tensor, y: Tensor) -> None:
+            parts = self._tensors.buffer("parts", config.k_split * TILE, n)
             streamed(x, w, parts, y)
 
         return operation
@@ -85,9 +85,9 @@ class Operations:
             config = NormLinearConfig(k, n, self._spread(n // TILE), weights, eps)
         except ValueError:  # the row, its norm and two columns of w do not fit
             first, second = self.rms_norm(k, eps), self.linear(k, n, weights)
-            normed = self._tensors.buffer("normed", TILE, k)
 
             def operation(x: Tensor, norm: Tensor, w: Tensor, y: Tensor) -> None:
+                normed = self._tensors.buffer("normed", TILE, k)
                 first(x, norm, normed)
                 second(normed, w, y)
 
@@ -150,12 +150,11 @@ class Operations:
         self, layer: LayerShape, slots: int, waves: int, length: int, stride: int, part: int
     ) -> Operation:
         """Operands q, k, v, k_staged, v_staged, mask, mask_staged, o; see `kernels.attention`."""
-        units = waves * slots * layer.kv_heads
-        pieces = units * max(-(-length // part) + 1, layer.head_dim // TILE)
-        grid = self._block(pieces)
         config = AttentionConfig(
-            slots, layer.kv_heads, length, stride, layer.head_dim, grid, part, waves
+            slots, layer.kv_heads, length, stride, layer.head_dim, self._grid, part, waves
         )
+        grid = self._block(config.units * max(config.parts, config.items))
+        config = replace(config, grid=grid)
         attend = self.build(attention, config)
 
         def operation(*operands: Tensor) -> None:
@@ -178,10 +177,10 @@ class Operations:
         )
         out = self.build(attention_out, config)
         identities = self._identities(config.shares)
-        rows = self._tensors.buffer("rows", *config.rows_shape)
-        parts = self._tensors.buffer("parts", *config.parts_shape)
 
         def operation(units: Tensor, selection: Tensor, w: Tensor, y: Tensor) -> None:
+            rows = self._tensors.buffer("rows", *config.rows_shape)
+            parts = self._tensors.buffer("parts", *config.parts_shape)
             out(units, selection, w, identities, rows, parts, y)
 
         return operation
@@ -197,10 +196,10 @@ class Operations:
             return self._mlp_in_parts(d, f, weights)
         fused = self.build(geglu_mlp, config)
         identities = self._identities(config.shares)
-        act = self._tensors.buffer("act", TILE, f)
-        parts = self._tensors.buffer("parts", config.shares * TILE, d)
 
         def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
+            act = self._tensors.buffer("act", TILE, f)
+            parts = self._tensors.buffer("parts", config.shares * TILE, d)
             fused(x, gate, up, down, identities, act, parts, m)
 
         return operation
@@ -208,10 +207,10 @@ class Operations:
     def _mlp_in_parts(self, d: int, f: int, weights: Format) -> Operation:
         wide, narrow = self.linear(d, f, weights), self.linear(f, d, weights)
         bend = self.build(gelu_mul, GeluMulConfig(f, self._spread(f // TILE)))
-        g, u, act = (self._tensors.buffer(name, TILE, f) for name in ("gate", "up", "act"))
         gelu = self._gelu_constants()
 
         def operation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, m: Tensor) -> None:
+            g, u, act = (self._tensors.buffer(name, TILE, f) for name in ("gate", "up", "act"))
             wide(x, gate, g)
             wide(x, up, u)
             bend(g, u, gelu, act)
@@ -228,13 +227,13 @@ class Operations:
             return self._ple_in_parts(d, p, eps)
         block = self.build(ple, config)
         identities = self._identities(max(config.gate_shares, config.projection_shares))
-        buffer = self._tensors.buffer
-        h2 = buffer("h2", TILE, d)
-        sums = buffer("sums", config.gate_shares * TILE, p)
-        act = buffer("per-layer act", TILE, p)
-        parts = buffer("parts", config.projection_shares * TILE, d)
 
         def operation(*operands: Tensor) -> None:
+            buffer = self._tensors.buffer
+            h2 = buffer("h2", TILE, d)
+            sums = buffer("sums", config.gate_shares * TILE, p)
+            act = buffer("per-layer act", TILE, p)
+            parts = buffer("parts", config.projection_shares * TILE, d)
             block(*operands[:-1], identities, h2, sums, act, parts, operands[-1])
 
         return operation
@@ -242,8 +241,6 @@ class Operations:
     def _ple_in_parts(self, d: int, p: int, eps: float) -> Operation:
         add, wide, narrow = self.residual_norm(d, eps), self.linear(p, d), self.linear(d, p)
         bend = self.build(gelu_mul, GeluMulConfig(p, self._spread(p // TILE)))
-        h2, e = (self._tensors.buffer(name, TILE, d) for name in ("h2", "per-layer e"))
-        g, act = (self._tensors.buffer(name, TILE, p) for name in ("gated", "per-layer act"))
         one = self._tensors.put(torch.ones(TILE, TILE))
         gelu = self._gelu_constants()
 
@@ -251,6 +248,8 @@ class Operations:
             m: Tensor, w_m: Tensor, h: Tensor, pli: Tensor, gate: Tensor, projection: Tensor,
             w: Tensor, s: Tensor, y: Tensor,
         ) -> None:  # fmt: skip
+            h2, e = (self._tensors.buffer(name, TILE, d) for name in ("h2", "per-layer e"))
+            g, act = (self._tensors.buffer(name, TILE, p) for name in ("gated", "per-layer act"))
             add(m, w_m, h, one, h2)
             narrow(h2, gate, g)
             bend(g, pli, gelu, act)

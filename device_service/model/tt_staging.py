@@ -23,8 +23,8 @@ STAGED_TILES = 4
 STAGED = STAGED_TILES * TILE
 """Places of a slot in staging."""
 _BLOCK = 2 * TILE
-"""What attention reads at a time: caches are whole blocks long."""
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+"""The least that attention reads at a time: caches are whole blocks long."""
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 """Places of a cache that attention reads: a program is compiled for each that is needed."""
 _RING_PART, _FULL_PART = 128, 1024
 

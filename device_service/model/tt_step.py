@@ -23,7 +23,17 @@ from device_service.model.tt_staging import STAGED, STAGED_TILES, length_read, s
 from device_service.model.tt_weight_reader import padded_head
 from kernels.kv_append import append_selection
 from kernels.runtime import TILE
-from kernels.units import Chunk, chunk_masks, chunks_of, from_units, to_units, tokens_of
+from kernels.units import (
+    Chunk,
+    View,
+    cache_mask,
+    chunks_of,
+    from_units,
+    staged_mask,
+    to_units,
+    tokens_of,
+    views,
+)
 
 Tensor = torch.Tensor
 
@@ -53,9 +63,24 @@ class KindStep:
     append: [slots · 128, 64], the selection of `kv_append` into staging;
     to_units: [chunks · 32, group · 32], one-hot;
     tokens: [(chunks + 1) · 32, 32], one-hot;
-    from_units: [N · 32, chunks · K · 32], one-hot;
-    mask: [chunks · 32, S], added to the scores of cached positions;
-    mask_staged: [chunks · 32, 128], added to those of staged ones."""
+    from_units: [N · 32, chunks · K · 32], one-hot."""
+    mask_staged: Tensor
+    """[chunks · 32, 128], added to the scores of staged positions."""
+    views: tuple[tuple[View, ...], ...]
+    """What decides the mask of the cached ones: of a long cache, the same for some 32 steps."""
+    group: int
+    """Query heads a KV head."""
+    stride: int
+    """Places that a slot's cache has."""
+
+    def mask(self) -> Tensor:
+        """[chunks · 32, S], added to the scores of cached positions."""
+        return cache_mask(self.views, self.group, self.length, self.stride)
+
+    @property
+    def mask_shape(self) -> tuple[int, int]:
+        """Its rows and columns."""
+        return self.chunks * TILE, self.length
 
     @property
     def chunks(self) -> int:
@@ -113,7 +138,7 @@ def kind_step(
     chunks = [*(chunk for wave in waves for chunk in wave)]
     chunks += [None] * (num_waves * slots - len(chunks))
     cos, sin = _tables(layer, positions)
-    mask, mask_staged = chunk_masks(chunks, positions, group, length, ring, layer.window)
+    seen = views(chunks, positions, layer.window)
     places = [(row.slot, row.position % STAGED) for row in rows]
     tables = {
         "cos": cos,
@@ -122,10 +147,9 @@ def kind_step(
         "to_units": to_units(chunks, group),
         "tokens": tokens_of(chunks, group),
         "from_units": from_units(chunks, group, layer.num_kv_heads),
-        "mask": mask,
-        "mask_staged": mask_staged,
     }
-    return KindStep(slots, num_waves, length, tables)
+    staged = staged_mask(seen, chunks, positions, group)
+    return KindStep(slots, num_waves, length, tables, staged, seen, group, ring)
 
 
 def _waves(chunks: Sequence[Chunk], num_slots: int) -> list[list[Chunk | None]]:

@@ -6,17 +6,19 @@ without a device. Knows shapes and bytes; knows no model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from kernels import runtime
-from kernels.runtime import TILE, Format
+from kernels.runtime import TILE, TILE_BYTES, Format
 
-BF16_BYTES = 2
 Tensor = Any
 """A tensor of the chosen runtime, in the device's DRAM."""
+Key = tuple[str, int, int]
+"""A buffer's name, rows and columns."""
 
 
 class Tensors:
@@ -31,9 +33,13 @@ class Tensors:
     def __init__(self, device: Any, room_bytes: int | None = None) -> None:
         self.device = device
         self._room_bytes = room_bytes
-        self._buffers: dict[tuple[str, int, int], Tensor] = {}
+        self._buffers: dict[Key, Tensor] = {}
+        self._bytes: dict[Key, int] = {}
+        """Of each buffer."""
+        self._holds: dict[Key, Hashable] = {}
+        """What buffers hold, of those that keep it."""
         self._scratch: dict[tuple[str, int], Tensor] = {}
-        self._used: set[tuple[str, int, int]] = set()
+        self._used: set[Key] = set()
         """Buffers of the running step."""
         self.allocated = 0
         """Tensors that were made so far."""
@@ -52,12 +58,14 @@ class Tensors:
         self.allocated += 1
         return runtime.zeros(rows, columns, fmt, self.device)
 
-    def buffer(self, name: str, rows: int, columns: int) -> Tensor:
-        """The bf16 tensor of that name and size, the same in all of a step; zeros at first."""
+    def buffer(self, name: str, rows: int, columns: int, fmt: Format = "bf16") -> Tensor:
+        """The tensor of that name and size, the same in all of a step; zeros at first."""
         key = (name, rows, columns)
         if key not in self._buffers:
-            self._make_room(rows * columns)
-            self._buffers[key] = self.zeros(rows, columns)
+            num_bytes = _num_bytes(rows, columns, fmt)
+            self._make_room(num_bytes)
+            self._buffers[key] = self.zeros(rows, columns, fmt)
+            self._bytes[key] = num_bytes
         self._used.add(key)
         return self._buffers[key]
 
@@ -66,34 +74,62 @@ class Tensors:
         key = (name, columns)
         if key not in self._scratch or self._scratch[key].shape[0] < rows:
             self._scratch.pop(key, None)
-            self._make_room(rows * columns)
+            self._make_room(_num_bytes(rows, columns, "bf16"))
             self._scratch[key] = self.zeros(rows, columns)
         return self._scratch[key]
 
-    def _make_room(self, values: int) -> None:
-        """Drops what earlier steps left, if so many values more are too many."""
-        if self._room_bytes is None or self.step_bytes + values * BF16_BYTES <= self._room_bytes:
+    def _make_room(self, num_bytes: int) -> None:
+        """Drops what earlier steps left, if so much more is too much."""
+        if self._room_bytes is None or self.step_bytes + num_bytes <= self._room_bytes:
             return
         for key in self._buffers.keys() - self._used:
-            del self._buffers[key]
+            del self._buffers[key], self._bytes[key]
+            self._holds.pop(key, None)
 
     @property
     def step_bytes(self) -> int:
         """What buffers and scratch take."""
-        kept = (*self._buffers.values(), *self._scratch.values())
-        return sum(tensor.shape[0] * tensor.shape[1] for tensor in kept) * BF16_BYTES
+        scratch = (_num_bytes(*tensor.shape, "bf16") for tensor in self._scratch.values())
+        return sum(self._bytes.values()) + sum(scratch)
 
-    def upload(self, name: str, host: torch.Tensor) -> Tensor:
+    def upload(self, name: str, host: torch.Tensor, fmt: Format = "bf16") -> Tensor:
         """The buffer of that name, now holding `host`: an input of a step, at one address always.
 
         Args:
             name: of the buffer.
             host: [rows, columns]; rows are filled up with zeros to whole tiles.
+            fmt: of the buffer.
         """
         if missing := -len(host) % TILE:
             host = F.pad(host, (0, 0, 0, missing))
-        tensor = self.buffer(name, *host.shape)
-        runtime.write(tensor, host, "bf16")
+        tensor = self.buffer(name, *host.shape, fmt)
+        runtime.write(tensor, host, fmt)
+        return tensor
+
+    def upload_new(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        holds: Hashable,
+        make: Callable[[], torch.Tensor],
+        fmt: Format = "bf16",
+    ) -> Tensor:
+        """As `upload`, but what the buffer holds already is neither made nor sent again.
+
+        Args:
+            name: of a buffer that nothing else writes.
+            shape: of what `make` returns, whole tiles.
+            holds: tells what `make` returns from anything else of that name and shape.
+            make: what to upload.
+            fmt: of the buffer.
+        """
+        key = (name, *shape)
+        tensor = self.buffer(*key, fmt)
+        if self._holds.get(key) != holds:
+            host = make()
+            self._holds.pop(key, None)
+            self.upload(name, host, fmt)
+            self._holds[key] = holds
         return tensor
 
     def get(self, tensor: Tensor) -> torch.Tensor:
@@ -109,3 +145,7 @@ class Tensors:
             table: int32 [m]
         """
         runtime.copy_tile_rows(target, source, table, self.device)
+
+
+def _num_bytes(rows: int, columns: int, fmt: Format) -> int:
+    return rows // TILE * (columns // TILE) * TILE_BYTES[fmt]

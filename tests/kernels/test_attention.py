@@ -11,14 +11,15 @@ import torch
 from kernels import runtime
 from kernels.attention import AttentionConfig, attention
 from kernels.units import STAGED, Chunk, chunk_masks
-from tests.kernels.unseen import ALONE, SURROUNDINGS, output
+from tests.kernels.unseen import SURROUNDINGS, output
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_what_a_row_does_not_see_leaves_no_trace(name: str) -> None:
     """Eight rows see staging only, eight others the cache only: whole parts are unseen."""
     device = runtime.open_device()
-    assert torch.equal(output(SURROUNDINGS[name], device), output(ALONE, device))
+    around = SURROUNDINGS[name]
+    assert torch.equal(output(around, device), output(around.alone, device))
 
 
 D, GROUP, FIRST, ROWS = 32, 4, 140, 32
@@ -80,11 +81,12 @@ def test_a_prompt_may_be_cut_anywhere(window: int | None, stride: int, s: int) -
     [
         ({"slots": 0}, "slots = 0: at least 1"),
         ({"waves": -1}, "waves = -1: at least 1"),
-        ({"s": 96}, "s = 96 is no multiple of 64"),
+        ({"s": 192}, "s = 192 is no multiple of 128"),
+        ({"s": 96, "part": 64}, "s = 96 is no multiple of 64"),
         ({"stride": 160}, "stride = 160 is no multiple of 64"),
         ({"part": 32}, "part = 32 is no multiple of 64"),
         ({"s": 512}, "s = 512 is more than stride = 256"),
-        ({"s": 192}, "part = 128 does not divide s = 192"),
+        ({"s": 192, "stride": 320}, "part = 128 does not divide s = 192"),
         ({"grid": (1, 1)}, "at least 2 nodes"),
         ({"d": 48}, "d = 48 is no multiple of 32"),
         ({"d": 2048}, "d = 2048 takes"),
@@ -106,5 +108,14 @@ def test_a_config_says_what_it_refuses(change: dict[str, Any], message: str) -> 
 
 
 def test_parts_of_a_short_bucket_are_one_and_staging() -> None:
-    config = AttentionConfig(2, 4, 64, 512, 32, (2, 1), 128, waves=3)
-    assert (config.units, config.parts, config.scratch_shape) == (24, 2, (24 * 2 * 32, 160))
+    config = AttentionConfig(2, 4, 128, 512, 32, (2, 1), 256, waves=3)
+    assert (config.units, config.parts, config.groups) == (24, 2, 0)
+    assert config.scratch_shape == (24 * 2 * 32, 160)
+
+
+def test_only_a_long_cache_has_groups_however_little_of_it_is_read() -> None:
+    configs = [
+        AttentionConfig(1, 1, s, stride, 512, (2, 1), 1024)
+        for s, stride in ((16384, 16384), (17408, 17408), (1024, 17408))
+    ]
+    assert [(c.parts, c.groups, c.columns) for c in configs] == [(17, 0, 4), (18, 2, 8), (2, 1, 8)]

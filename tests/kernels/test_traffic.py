@@ -78,7 +78,7 @@ CLAIMS = [
     Claim(
         "ple",
         "ple",
-        "DRAM: G, P, pli, h, h2 once; m, parts twice; w_ff, w, y once; s once a node.",
+        "m, parts twice; w_ff, w, y once; s once a node that has a column.",
         {
             **{"gate": 1, "projection": 1, "pli": 1, "h": 1, "h2": 1, "w_ff": 1, "w": 1},
             **{"m": 2, "parts": 2, "s": EACH},

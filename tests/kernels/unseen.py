@@ -33,21 +33,34 @@ class Surroundings:
     """How far its rows are moved in their tile."""
     scale: float = 1.0
     """Of the scores between its rows and what they do not see."""
+    grouped: bool = False
+    """Whether the unit alone has its parts in groups, too."""
+
+    @property
+    def alone(self) -> Surroundings:
+        """What it must agree with."""
+        return ALONE_GROUPED if self.grouped else ALONE
 
 
 ALONE = Surroundings(AttentionConfig(1, 1, PLACES, PLACES, D, (2, 1), 128))
+ALONE_GROUPED = Surroundings(AttentionConfig(1, 1, PLACES, 1280, D, (2, 1), 64))
+"""As the first of its group of parts: which places a row's block has is its kind's."""
 SURROUNDINGS = {
     "further parts": Surroundings(AttentionConfig(1, 1, 384, 512, D, (2, 1), 128)),
     "further blocks": Surroundings(AttentionConfig(1, 1, 256, 256, D, (2, 1), 256)),
     "leading parts": Surroundings(AttentionConfig(1, 1, 384, 384, D, (3, 1), 128), lead=256),
-    "leading blocks": Surroundings(AttentionConfig(1, 1, 256, 256, D, (2, 1), 256), lead=64),
+    "leading blocks": Surroundings(AttentionConfig(1, 1, 256, 256, D, (2, 1), 256), lead=128),
     "huge scores unseen": Surroundings(
-        AttentionConfig(1, 1, 512, 512, D, (2, 1), 256), lead=320, scale=40.0
+        AttentionConfig(1, 1, 512, 512, D, (2, 1), 256), lead=384, scale=40.0
     ),
     "other units": Surroundings(
-        AttentionConfig(3, 2, 128, 192, D, (3, 2), 128, waves=2), unit=9, scale=9.0
+        AttentionConfig(3, 2, 128, 256, D, (3, 2), 128, waves=2), unit=9, scale=9.0
     ),
     "other rows": Surroundings(AttentionConfig(1, 1, PLACES, PLACES, D, (2, 1), 128), rolled=12),
+    "further groups": Surroundings(AttentionConfig(1, 1, 1280, 1280, D, (3, 2), 64), grouped=True),
+    "leading groups": Surroundings(
+        AttentionConfig(1, 1, 1280, 1280, D, (3, 1), 64), lead=1024, grouped=True
+    ),
 }
 
 

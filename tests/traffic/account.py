@@ -188,7 +188,9 @@ def account(
         launch_bytes=sum(count(call).num_bytes for call in step.calls),
         move_bytes=_moved(step, batch),
         moves=len(step.moves) * moving_share(batch),
-        host_bytes=step.uploaded_bytes + step.downloaded_bytes,
+        host_bytes=round(
+            step.uploaded_bytes + step.changed_bytes * moving_share(batch) + step.downloaded_bytes
+        ),
         launches=len(step.calls),
         launches_per_layer=max(of_layer.values()),
         min_cores=min_cores,
@@ -197,7 +199,7 @@ def account(
 
 
 def moving_share(batch: int) -> float:
-    """How many of the steps copy: some slot's tile row became complete; slots are out of step."""
+    """In how many of the steps some slot's tile row became complete; slots are out of step."""
     return 1 - (1 - 1 / TILE) ** batch
 
 

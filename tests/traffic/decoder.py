@@ -96,14 +96,15 @@ class _Tensors(Tensors):
     def zeros(self, rows: int, columns: int, fmt: Format = "bf16") -> Handle:
         return self._handle("", (rows, columns), fmt, "kv")
 
-    def buffer(self, name: str, rows: int, columns: int) -> Handle:
+    def buffer(self, name: str, rows: int, columns: int, fmt: Format = "bf16") -> Handle:
         key = (name, rows, columns)
         if key not in self._buffers:
-            self._buffers[key] = self._handle(name, (rows, columns), "bf16", "activation")
+            handle = self._handle(name, (rows, columns), fmt, "activation")
+            self._buffers[key], self._bytes[key] = handle, handle.num_bytes
         return self._buffers[key]
 
-    def upload(self, name: str, host: torch.Tensor) -> Handle:
-        handle = self.buffer(name, -(-len(host) // TILE) * TILE, host.shape[1])
+    def upload(self, name: str, host: torch.Tensor, fmt: Format = "bf16") -> Handle:
+        handle = self.buffer(name, -(-len(host) // TILE) * TILE, host.shape[1], fmt)
         self.recorded.uploads.append(handle.num_bytes)
         return handle
 
@@ -175,6 +176,9 @@ class Step:
     moves: tuple[Move, ...]
     """Of a step in which every slot's tile row has become complete: one step in 32."""
     uploaded_bytes: int
+    """In any step."""
+    changed_bytes: int
+    """And in a step in which a slot's tile row has become complete: masks of long caches."""
     downloaded_bytes: int
 
 
@@ -193,13 +197,20 @@ def record(
 
     edge = (context - 1) // TILE * TILE  # the first position of the newest token's tile row
     decoder._staging.place(spans(edge - 1))
-    decoder._caches.move(decoder._staging.place(spans(edge)))  # as a step there would begin
-    moves, tensors.recorded, operations.layer = tensors.recorded.moves, Recorded(), 0
-    assert moves
-    decoder.run(StepBatch(tuple(Span(x, context - 1, (2,), 1) for x in range(batch))), after)
-    last = tensors.recorded
+    tensors.recorded = Recorded()
+
+    def step(position: int) -> Recorded:
+        tensors.recorded, operations.layer = Recorded(), 0
+        decoder.run(StepBatch(tuple(Span(x, position, (2,), 1) for x in range(batch))), after)
+        return tensors.recorded
+
+    first, last = step(edge), step(context - 1)
+    assert first.moves
     assert not last.moves
-    return Step(tuple(last.calls), tuple(moves), sum(last.uploads), sum(last.downloads))
+    changed = sum(first.uploads) - sum(last.uploads)
+    return Step(
+        tuple(last.calls), tuple(first.moves), sum(last.uploads), changed, sum(last.downloads)
+    )
 
 
 def record_prompt(

@@ -15,17 +15,20 @@ import torch
 from kernels import runtime
 from tests.chip.state.answering import Answer, answer_all
 
-_alone: list[torch.Tensor] = []
+_alone: dict[bool, torch.Tensor] = {}
+"""What the unit gets alone, without and with its parts in groups."""
 
 
 def differing(name: str, device: Any) -> Answer:
     """Compares one unit in surroundings with the same alone."""
-    from tests.kernels.unseen import ALONE, SURROUNDINGS, output
+    from tests.kernels.unseen import SURROUNDINGS, output
 
-    if not _alone:
-        _alone.append(output(ALONE, device))
-    changed = output(SURROUNDINGS[name], device) != _alone[0]
-    return {"differing": int(changed.any(1).sum()), "nonzero": bool(_alone[0].any(1).all())}
+    around = SURROUNDINGS[name]
+    if around.grouped not in _alone:
+        _alone[around.grouped] = output(around.alone, device)
+    alone = _alone[around.grouped]
+    changed = output(around, device) != alone
+    return {"differing": int(changed.any(1).sum()), "nonzero": bool(alone.any(1).all())}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kernels.attention import AttentionConfig, attention
-from kernels.runtime import Grid
+from kernels.runtime import Format, Grid
 from kernels.units import STAGED, UNSEEN, Chunk, chunk_masks
 from tests.kernels.case import Case, Operand, Size, Tensors
 
@@ -49,7 +49,7 @@ def few_staged(config: AttentionConfig) -> Masks:
 
 
 def operands(
-    config: AttentionConfig, see: See, scale: float, spare: int
+    config: AttentionConfig, see: See, scale: float, spare: int, masks: Format
 ) -> Callable[[torch.Generator], Sequence[Operand]]:
     """Scores of deviation `scale`; the values as normed ones are, of size 1."""
 
@@ -66,8 +66,8 @@ def operands(
             Operand("v", normal(held * config.stride)),
             Operand("k_staged", normal(held * STAGED)),
             Operand("v_staged", normal(held * STAGED)),
-            Operand("mask", mask),
-            Operand("mask_staged", mask_staged),
+            Operand("mask", mask, masks),
+            Operand("mask_staged", mask_staged, masks),
             Operand("scratch", torch.empty(config.scratch_shape), role="scratch"),
             Operand("o", torch.empty(config.units * 32, d), role="write"),
         ]
@@ -100,22 +100,25 @@ def case(
     size: Size = "small",
     bound: float = 2.0,
     spare: int = 0,
+    masks: Format = "bf16",
 ) -> Case:
-    """`spare`: slots that the tensors hold and the program does not cover."""
+    """`spare`: slots that tensors hold and the program does not cover; `masks`: their format."""
     places = str(config.s) if config.s == config.stride else f"{config.s} of {config.stride}"
     read_once = config.waves == 1 and config.s == config.stride and not spare
     by_many = size == "full" and config.units * config.parts >= 64
     return Case(
         name=f"attention-{label}",
         kernel="attention",
-        shapes=f"{config.units} × 32 × {config.d}, {places} + {STAGED} places by {config.part}",
+        shapes=f"{config.units} × 32 × {config.d}, {places} + {STAGED} places by {config.part}"
+        + (f", {masks} masks" if masks != "bf16" else ""),
         grid=config.grid,
         operation=lambda: attention(config),
-        operands=operands(config, see, scale, spare),
+        operands=operands(config, see, scale, spare, masks),
         oracle=lambda held: oracle(held, config),
         size=size,
         roundings=bound,
         weights=("k", "v") if read_once and by_many else (),
+        refused={} if masks == "bf16" else {"wolfpine": "block floats"},
     )
 
 
@@ -138,6 +141,18 @@ CASES = [
         Config(2, 1, 128, 128, 64, (2, 2), 64),
         standing(411, window=128, shift=40),
         2.0,
+    ),
+    case("wide-block", Config(2, 1, 256, 256, 64, TWO, 128), standing(211, shift=30), 3.0),
+    case("groups", Config(1, 2, 1280, 2560, 64, (3, 2), 64), standing(1300), 3.0),
+    case("whole-groups", Config(2, 1, 2048, 2048, 32, (3, 2), 64), standing(1970, shift=60), 3.0),
+    case("group-of-few", Config(1, 1, 64, 2048, 64, (2, 2), 64), standing(40), 3.0),
+    case("masks-bfp8", Config(1, 1, 128, 128, 64, TWO, 64), standing(140), 3.0, masks="bfp8"),
+    case(
+        "masks-bfp4",
+        Config(2, 1, 256, 256, 64, TWO, 128),
+        standing(411, window=128, shift=40),
+        3.0,
+        masks="bfp4",
     ),
     case("unused-rows", Config(1, 1, 64, 64, 32, TWO, 64), few_staged),
     case("idle-node", Config(1, 1, 64, 64, 32, (3, 2), 64), standing(60), 3.0),
@@ -204,6 +219,14 @@ CASES = [
         standing(2000, 1, 4, 512, 77),
         3.0,
         "full",
+    ),
+    case(
+        "e2b-full-1-32k-bfp4",
+        Config(1, 1, 32768, 32768, 512, P150, 1024),
+        standing(32700, 1, 8),
+        3.0,
+        "full",
+        masks="bfp4",
     ),
     case(
         "e4b-full-1-8k",
