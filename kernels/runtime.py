@@ -127,8 +127,9 @@ def _let_typecast_do_nothing() -> None:
             return block
         return cast(block, dtype)
 
+    math: Any = importlib.import_module("ttl.ttl_math")
     syntax("typecast")(typecast)
-    operators.typecast = importlib.import_module("ttl.ttl_math").typecast = typecast
+    operators.typecast = math.typecast = typecast
 
 
 def _silent(*_: object, **__: object) -> None:

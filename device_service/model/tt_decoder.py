@@ -24,7 +24,7 @@ from device_service.model.tt_tensors import Tensor, Tensors
 from device_service.model.tt_traces import Traces
 from device_service.model.tt_weight_reader import padded_head, qkv_width
 from device_service.model.tt_weights import TtWeights
-from kernels.runtime import TILE
+from kernels.runtime import TILE, Format
 
 Observe = Callable[[int, torch.Tensor], None]
 """Gets a layer's index and its residual stream, [B, D]."""
@@ -49,7 +49,8 @@ class TtDecoder:
         self._operations = operations
         self._num_slots = num_slots
         self._context_length = context_length
-        self._formats, self._masks = FORMATS[weights.precision], MASKS[weights.precision]
+        self._formats = FORMATS[weights.precision]
+        self._masks: Format = MASKS[weights.precision]
         self._embeddings = Embeddings(config, weights)
         self._head = weights.head()
         self._layers: list[Weights] = [weights.layer(layer) for layer in config.layers]

@@ -89,8 +89,11 @@ class Tensors:
     @property
     def step_bytes(self) -> int:
         """What buffers and scratch take."""
-        scratch = (_num_bytes(*tensor.shape, "bf16") for tensor in self._scratch.values())
-        return sum(self._bytes.values()) + sum(scratch)
+        scratch = sum(
+            _num_bytes(tensor.shape[0], columns, "bf16")
+            for (_, columns), tensor in self._scratch.items()
+        )
+        return sum(self._bytes.values()) + scratch
 
     def upload(self, name: str, host: torch.Tensor, fmt: Format = "bf16") -> Tensor:
         """The buffer of that name, now holding `host`: an input of a step, at one address always.
@@ -102,7 +105,7 @@ class Tensors:
         """
         if missing := -len(host) % TILE:
             host = F.pad(host, (0, 0, 0, missing))
-        tensor = self.buffer(name, *host.shape, fmt)
+        tensor = self.buffer(name, host.shape[0], host.shape[1], fmt)
         runtime.write(tensor, host, fmt)
         return tensor
 
@@ -124,7 +127,7 @@ class Tensors:
             fmt: of the buffer.
         """
         key = (name, *shape)
-        tensor = self.buffer(*key, fmt)
+        tensor = self.buffer(name, shape[0], shape[1], fmt)
         if self._holds.get(key) != holds:
             host = make()
             self._holds.pop(key, None)

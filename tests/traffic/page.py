@@ -25,9 +25,9 @@ run on silicon.
 **Counted.** The real decoder is run at full size on tensors without numbers; of each of its
 launches, every thread of the kernel is run on every core of the board's grid, and every tile that
 it moves to or from DRAM is counted ([tests/traffic](../tests/traffic)). Besides: what the host
-writes and reads each step, and the copies of completed tile rows from staging to the caches
-(`paged_fill_cache`, launches of ttnn's: one step in 32 for one sequence; by its source it reads the
-whole of staging).
+writes and reads each step, and where a tile row becomes complete (one step in 32 for one sequence)
+the masks that change with it and its copies from staging to the caches (`paged_fill_cache`,
+launches of ttnn's; by its source it reads the whole of staging).
 
 **Least.** Every weight matrix once in its format, every norm once and unrepeated, keys and values
 once by each layer whose queries see them, at the true context, the newest ones written; and

@@ -9,14 +9,13 @@ import pytest
 from device_service.model.tt_boards import BOARDS
 from device_service.model.tt_plan import Precision
 from tests.traffic import page
-from tests.traffic.rows import CONTEXTS, MUST, make_row
+from tests.traffic.rows import CONTEXTS, MUST, WEIGHTS, make_row
 
 P150 = BOARDS["p150"]
 
 
-STEP_RATIO = {"bf16": 1.10, "bfp8": 1.12, "mixed": 1.14}
-"""The most that a step of one sequence may move, over the least. What attention's parts hand to one
-another at 131,072 positions is the same in each precision, beside fewer bytes of weights."""
+STEP_RATIO = 1.10
+"""The most that a step of one sequence may move, over the least."""
 
 
 def check(model: str, weights: Precision, context: int) -> None:
@@ -25,7 +24,7 @@ def check(model: str, weights: Precision, context: int) -> None:
     assert row.weight_read_ratio is not None
     assert 1 <= row.weight_read_ratio <= 1.02
     assert row.step_ratio is not None
-    assert 1 <= row.step_ratio <= STEP_RATIO[weights]
+    assert 1 <= row.step_ratio <= STEP_RATIO
     assert row.bare_ratio is not None
     assert row.bare_ratio > row.step_ratio
     assert row.launches_per_layer is not None
@@ -38,7 +37,7 @@ def check(model: str, weights: Precision, context: int) -> None:
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("weights", STEP_RATIO)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model", ["E2B", "E4B"])
 def test_a_step_of_one_sequence(model: str, weights: Precision, context: int) -> None:
     check(model, weights, context)

@@ -1,7 +1,7 @@
 """The steps that small checkpoints run on a simulated chip: a table, read by test and program.
 
-Windows are 16 positions and rings 64 places, filled from staging of 128; full layers read 64 places
-at first, 128 from position 128 and 256 from 192 on: a few steps pass them all. Each number of slots
+Windows are 16 positions and rings 64 places, filled from staging of 128; full layers read 128
+places at first and 256 from position 192 on: a few steps pass them all. Each number of slots
 and of rows has programs of its own, minutes to compile: so most scenarios use slot 3 and single
 rows or whole chunks. Knows steps; knows no device.
 """

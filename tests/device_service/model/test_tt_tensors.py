@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
 from kernels import runtime
 
 runtime.choose("sim")
@@ -49,3 +52,55 @@ def test_without_a_room_every_shape_stays() -> None:
         tensors.begin_step()
         tensors.buffer("a", 32, columns)
     assert tensors.buffer("a", 32, 32) is first
+
+
+class Mask:
+    """Made when asked for, and counted."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self.made: list[int] = []
+
+    def upload(self, holds: int, columns: int = 32) -> torch.Tensor:
+        def make() -> torch.Tensor:
+            self.made.append(holds)
+            return torch.full((32, columns), float(holds))
+
+        self._tensors.begin_step()
+        tensor = self._tensors.upload_new("mask", (32, columns), holds, make, "bfp4")
+        return self._tensors.get(tensor)
+
+
+def test_what_a_buffer_holds_already_is_not_made_again() -> None:
+    mask = Mask(Tensors(None))
+    for holds in (1, 1, 2, 2, 1):
+        assert (mask.upload(holds) == holds).all()
+    assert mask.made == [1, 2, 1]
+    assert (mask.upload(1, columns=64) == 1).all()  # another buffer
+    assert (mask.upload(1) == 1).all()
+    assert mask.made == [1, 2, 1, 1]
+
+
+def test_a_buffer_that_went_holds_nothing() -> None:
+    tensors = Tensors(None, TILE_ROW)
+    mask = Mask(tensors)
+    mask.upload(1)
+    tensors.begin_step()
+    tensors.buffer("other", 32, 32)
+    assert (mask.upload(1) == 1).all()
+    assert mask.made == [1, 1]
+
+
+def test_an_upload_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = Mask(Tensors(None))
+    mask.upload(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "write", _lost)
+        with pytest.raises(OSError, match="lost"):
+            mask.upload(2)
+    assert (mask.upload(1) == 1).all()
+    assert mask.made == [1, 2, 1]
+
+
+def _lost(*_: object) -> None:
+    raise OSError("the device is lost")
