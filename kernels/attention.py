@@ -13,7 +13,7 @@ mask, mask_staged   [waves · slots · 32, s] and [waves · slots · 32, 128] bf
                     sees a place, -30000 where not; by `units.chunk_masks`
 scratch             [U · (P + G) · 32, 2 D + 96] bf16: what parts and groups of a unit hand on
 
-Masks may be block floats: both their values are exact in any format.
+Masks may be block floats, where 0 is exact and -30000 some number near it.
 
 The places of a unit are P = ceil(s / part) + 1 parts: `part` places each of the cache and, last,
 staging. Where a slot's cache can have more than 16 parts, 16 of them make a group, from the first
@@ -65,11 +65,12 @@ at least two nodes, for the barrier.
 DRAM: q P times, o once; k, v, k_staged, v_staged `waves` times, mask, mask_staged K times; scratch
 written once and read once, but m and l, three of its 2 D / 32 + 3 tiles a row, once for each item
 that reads them: a unit has D / 32 / `columns` of these.
-L1: `AttentionConfig.l1_bytes`: 1.03 MB at D = 512, 0.54 MB at 256.
+L1: `AttentionConfig.l1_bytes`: 1.00 MB at D = 512, 0.51 MB at 256.
 Limits: the parts of a group, and then the groups, are read one after the other: of 131,072 places
 by 1,024, 16 and 9. Sums over a chain of pipes would be serial too, and the code of its pipes does
-not fit: every node carries that of every pipe, 0.6 KB each, of 70 KB. Longer than a file should be:
-a compute thread can call nothing.
+not fit: every node carries that of every pipe, 0.6 KB each, of 70 KB, and this program takes 68 at
+D = 512. So what pairs and merges share stands in one loop, and a merge takes l as it takes a tile
+of o. Longer than a file should be: a compute thread can call nothing.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernels import casts
 from kernels.limits import fits, whole_tiles
 from kernels.runtime import TILE, Grid, like, ttl, ttnn
 from kernels.threads import to_all
@@ -164,11 +166,12 @@ class AttentionConfig:
     def l1_bytes(self) -> int:
         """What the dataflow buffers of one core take, two of the compiler's included."""
         d, b = self.d // TILE, self.block
-        return 2048 * ((5 * b + 3) * d + 5 * b + 11 * self.columns + 25)
+        return 2048 * ((5 * b + 3) * d + 5 * b + 9 * self.columns + 27)
 
 
 def attention(config: AttentionConfig) -> Attention:
     """Operands: q, k, v, k_staged, v_staged, mask, mask_staged, scratch, o."""
+    casts.let_them_pass()  # masks that are bf16 already
     d_tiles, units, parts = config.d // TILE, config.units, config.parts
     block, columns, column_blocks = config.block, config.columns, config.items
     kv_heads, owners, stride = (
@@ -187,7 +190,7 @@ def attention(config: AttentionConfig) -> Attention:
     if config.groups:
         merged, rows, first_row = groups, groups, part_rows
     missing = groups * GROUP - (parts - 1)  # parts of the last group
-    group_items, items = units * groups * column_blocks, units * column_blocks
+    group_items, items = units * config.groups * column_blocks, units * column_blocks
     group = GROUP
 
     @ttl.operation(grid=config.grid, fp32_dest_acc_en=True)
@@ -219,13 +222,13 @@ def attention(config: AttentionConfig) -> Attention:
         p_dfb = buffer(1, block)  # the mask before that
         top_dfb, max_dfb, fade_dfb = buffer(1, 1), buffer(1, 1, 2), buffer(1, 1)
         sum_part_dfb, sum_rest_dfb, sum_new_dfb = buffer(1, 1, 2), buffer(1, 1, 2), buffer(1, 1)
-        sum_hi_dfb, sum_lo_dfb = buffer(1, 1, 2), buffer(1, 1, 2)
+        # l; in a merge l and then a tile of o each
+        sum_hi_dfb, sum_lo_dfb = (buffer(1, 1, columns + 2) for _ in range(2))
         part_dfb, rest_dfb, new_dfb = (buffer(1, columns) for _ in range(3))
         hi_dfb, lo_dfb = (buffer(1, columns, column_blocks + 1) for _ in range(2))
         row_dfb, stat_dfb = buffer(1, columns, 2), buffer(1, 1, 2)
         arrived_dfb = buffer(1, 1)
-        stat_in_dfb, stat_lo_in_dfb = buffer(1, 1, 4), buffer(1, 1, 2)
-        hi_in_dfb, lo_in_dfb = buffer(1, columns, 2), buffer(1, columns, 2)
+        in_dfb, lo_in_dfb = buffer(1, 1, 4), buffer(1, 1, 4)
 
         # Defined first because it multicasts: the other thread's network takes rectangles turned.
         @ttl.datamovement()
@@ -260,24 +263,25 @@ def attention(config: AttentionConfig) -> Attention:
                 ):
                     r = part_rows + item // column_blocks
                     c = item % column_blocks * columns
-                    with row_dfb.wait() as row:
-                        ttl.copy(row, scratch[r : r + 1, c : c + columns]).wait()
-                    with row_dfb.wait() as row:
-                        ttl.copy(
-                            row, scratch[r : r + 1, d_tiles + c : d_tiles + c + columns]
-                        ).wait()
+                    first = 1 // (1 + c)  # m and l once for all columns
                     for n in range(maximum, maximum + 3):
                         with stat_dfb.wait() as stat:
-                            for _ in range(1 // (1 + c)):  # once for all columns
+                            for _ in range(first):
                                 ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
+                    for n in range(c, c + columns):
+                        with stat_dfb.wait() as stat:
+                            ttl.copy(stat, scratch[r : r + 1, n : n + 1]).wait()
+                        with stat_dfb.wait() as stat:
+                            ttl.copy(stat, scratch[r : r + 1, d_tiles + n : d_tiles + n + 1]).wait()
                 for item in range(
                     (node * items) // nodes * (1 - grouping),
                     ((node + 1) * items) // nodes * (1 - grouping),
                 ):
                     u = item // column_blocks
                     c = item % column_blocks * columns
-                    with row_dfb.wait() as row:
-                        ttl.copy(row, o[u : u + 1, c : c + columns]).wait()
+                    for n in range(c, c + columns):
+                        with stat_dfb.wait() as stat:
+                            ttl.copy(stat, o[u : u + 1, n : n + 1]).wait()
 
         @ttl.datamovement()
         def read():
@@ -332,20 +336,21 @@ def attention(config: AttentionConfig) -> Attention:
                     for i in range(in_group * grouping + (merged + 1) * (1 - grouping)):
                         staging = i // merged * (1 - grouping)
                         r = (first + i) * (1 - staging) + ((g + 1) * parts - 1) * staging
-                        with stat_in_dfb.reserve() as top:
+                        with in_dfb.reserve() as top:
                             ttl.copy(scratch[r : r + 1, maximum : maximum + 1], top).wait()
-                        with stat_in_dfb.reserve() as hi_in, stat_lo_in_dfb.reserve() as lo_in:
+                        with in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
                             hi = ttl.copy(scratch[r : r + 1, maximum + 1 : maximum + 2], hi_in)
                             lo = ttl.copy(scratch[r : r + 1, maximum + 2 : maximum + 3], lo_in)
                             hi.wait()
                             lo.wait()
-                        with hi_in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
-                            hi = ttl.copy(scratch[r : r + 1, c : c + columns], hi_in)
-                            lo = ttl.copy(
-                                scratch[r : r + 1, d_tiles + c : d_tiles + c + columns], lo_in
-                            )
-                            hi.wait()
-                            lo.wait()
+                        for n in range(c, c + columns):
+                            with in_dfb.reserve() as hi_in, lo_in_dfb.reserve() as lo_in:
+                                hi = ttl.copy(scratch[r : r + 1, n : n + 1], hi_in)
+                                lo = ttl.copy(
+                                    scratch[r : r + 1, d_tiles + n : d_tiles + n + 1], lo_in
+                                )
+                                hi.wait()
+                                lo.wait()
 
         @ttl.compute()
         def compute():
@@ -356,70 +361,167 @@ def attention(config: AttentionConfig) -> Attention:
             with ones_dfb.reserve() as ones:
                 ones.store(ttl.math.fill(ones, 1.0))
             with one_dfb.wait() as one, ones_dfb.wait() as ones:
-                for r in range((node * pairs) // nodes, ((node + 1) * pairs) // nodes):
-                    last = (r % parts + 1) // parts
-                    with max_dfb.reserve() as largest:
-                        largest.store(ttl.math.fill(largest, lowest))
-                    with sum_hi_dfb.reserve() as sum_hi:
-                        sum_hi.store(ttl.math.fill(sum_hi, 0.0))
-                    with sum_lo_dfb.reserve() as sum_lo:
-                        sum_lo.store(ttl.math.fill(sum_lo, 0.0))
-                    for _ in range(column_blocks):
-                        with hi_dfb.reserve() as hi:
-                            hi.store(ttl.math.fill(hi, 0.0))
-                        with lo_dfb.reserve() as lo:
-                            lo.store(ttl.math.fill(lo, 0.0))
-                    with q_dfb.wait() as q_blk:
-                        for _ in range(0, cached + (staged - cached) * last):
-                            with mask_dfb.wait() as mask_blk, p_dfb.reserve() as bias:
-                                bias.store(ttl.math.typecast(mask_blk, ttnn.bfloat16))
-                            with k_dfb.wait() as k_blk, turned_dfb.reserve() as turned:
-                                turned.store(ttl.math.transpose(k_blk))
-                            with turned_dfb.wait() as turned:
-                                with p_dfb.wait() as unseen:
-                                    with score_dfb.reserve() as score:
-                                        score.store(unseen + q_blk @ turned)
-                                    with score_dfb.wait() as score, top_dfb.reserve() as top:
-                                        top.store(ttl.math.reduce_max(score, one, dims=[1]))
-                                    with max_dfb.wait() as before, top_dfb.wait() as top:
-                                        with max_dfb.reserve() as largest:
-                                            largest.store(ttl.math.max(before, top))
-                                        with fade_dfb.reserve() as fade:
-                                            fade.store(
-                                                ttl.math.exp(before - ttl.math.max(before, top))
-                                            )
-                                        with score_dfb.reserve() as bias:
-                                            bias.store(
-                                                unseen
-                                                - ttl.math.broadcast(
-                                                    ttl.math.max(before, top), bias, dims=[1]
-                                                )
-                                            )
-                                with score_dfb.wait() as bias, p_dfb.reserve() as p:
-                                    p.store(ttl.math.exp(bias + q_blk @ turned))
-                            with p_dfb.wait() as p:
-                                with score_dfb.reserve() as minus:
-                                    minus.store(ttl.math.neg(p))
-                                with sum_part_dfb.reserve() as sum_part:
-                                    sum_part.store(p @ ones)
-                                with (
-                                    score_dfb.wait() as minus,
-                                    sum_part_dfb.wait() as sum_part,
-                                    fade_dfb.wait() as fade,
-                                ):
-                                    with sum_rest_dfb.reserve() as sum_rest:
-                                        sum_rest.store(sum_part + minus @ ones)
+                # One loop over pairs, groups' items and items: what they share is there once, as
+                # a program may not be longer.
+                for stage in range(3):
+                    pairing = 1 // (1 + stage)
+                    merging = stage // 2
+                    grouping = 1 - pairing - merging
+                    for work in range(
+                        (node * pairs) // nodes * pairing
+                        + (node * group_items) // nodes * grouping
+                        + (node * items) // nodes * merging,
+                        ((node + 1) * pairs) // nodes * pairing
+                        + ((node + 1) * group_items) // nodes * grouping
+                        + ((node + 1) * items) // nodes * merging,
+                    ):
+                        with max_dfb.reserve() as largest:
+                            largest.store(ttl.math.fill(largest, lowest))
+                        for _ in range(1 + columns * (1 - pairing)):
+                            with sum_hi_dfb.reserve() as sum_hi:
+                                sum_hi.store(ttl.math.fill(sum_hi, 0.0))
+                            with sum_lo_dfb.reserve() as sum_lo:
+                                sum_lo.store(ttl.math.fill(sum_lo, 0.0))
+                        for _ in range(column_blocks * pairing):
+                            with hi_dfb.reserve() as hi:
+                                hi.store(ttl.math.fill(hi, 0.0))
+                            with lo_dfb.reserve() as lo:
+                                lo.store(ttl.math.fill(lo, 0.0))
+                        for _ in range(pairing):
+                            last = (work % parts + 1) // parts
+                            with q_dfb.wait() as q_blk:
+                                for _ in range(0, cached + (staged - cached) * last):
+                                    with mask_dfb.wait() as mask_blk, p_dfb.reserve() as bias:
+                                        bias.store(ttl.math.typecast(mask_blk, ttnn.bfloat16))
+                                    with k_dfb.wait() as k_blk, turned_dfb.reserve() as turned:
+                                        turned.store(ttl.math.transpose(k_blk))
+                                    with turned_dfb.wait() as turned:
+                                        with p_dfb.wait() as unseen:
+                                            with score_dfb.reserve() as score:
+                                                score.store(unseen + q_blk @ turned)
+                                            with (
+                                                score_dfb.wait() as score,
+                                                top_dfb.reserve() as top,
+                                            ):
+                                                top.store(ttl.math.reduce_max(score, one, dims=[1]))
+                                            with max_dfb.wait() as before, top_dfb.wait() as top:
+                                                with max_dfb.reserve() as largest:
+                                                    largest.store(ttl.math.max(before, top))
+                                                with fade_dfb.reserve() as fade:
+                                                    fade.store(
+                                                        ttl.math.exp(
+                                                            before - ttl.math.max(before, top)
+                                                        )
+                                                    )
+                                                with score_dfb.reserve() as bias:
+                                                    bias.store(
+                                                        unseen
+                                                        - ttl.math.broadcast(
+                                                            ttl.math.max(before, top),
+                                                            bias,
+                                                            dims=[1],
+                                                        )
+                                                    )
+                                        with score_dfb.wait() as bias, p_dfb.reserve() as p:
+                                            p.store(ttl.math.exp(bias + q_blk @ turned))
+                                    with p_dfb.wait() as p:
+                                        with score_dfb.reserve() as minus:
+                                            minus.store(ttl.math.neg(p))
+                                        with sum_part_dfb.reserve() as sum_part:
+                                            sum_part.store(p @ ones)
+                                        with (
+                                            score_dfb.wait() as minus,
+                                            sum_part_dfb.wait() as sum_part,
+                                            fade_dfb.wait() as fade,
+                                        ):
+                                            with sum_rest_dfb.reserve() as sum_rest:
+                                                sum_rest.store(sum_part + minus @ ones)
+                                            with (
+                                                sum_hi_dfb.wait() as sum_hi,
+                                                sum_lo_dfb.wait() as sum_lo,
+                                                sum_rest_dfb.wait() as sum_rest,
+                                            ):
+                                                with sum_new_dfb.reserve() as sum_new:
+                                                    sum_new.store(
+                                                        (sum_hi + sum_lo)
+                                                        * ttl.math.broadcast(
+                                                            fade, sum_new, dims=[1]
+                                                        )
+                                                        + sum_part
+                                                        - sum_rest
+                                                    )
+                                                with sum_new_dfb.wait() as sum_new:
+                                                    with sum_hi_dfb.reserve() as after:
+                                                        after.store(sum_new)
+                                                    with sum_lo_dfb.reserve() as after:
+                                                        after.store(
+                                                            (sum_hi + sum_lo)
+                                                            * ttl.math.broadcast(
+                                                                fade, after, dims=[1]
+                                                            )
+                                                            + sum_part
+                                                            - sum_rest
+                                                            - sum_new
+                                                        )
+                                            for _ in range(column_blocks):
+                                                with v_dfb.wait() as v_blk:
+                                                    with part_dfb.reserve() as part:
+                                                        part.store(p @ v_blk)
+                                                    with part_dfb.wait() as part:
+                                                        with rest_dfb.reserve() as rest:
+                                                            rest.store(part + minus @ v_blk)
+                                                        with (
+                                                            hi_dfb.wait() as hi,
+                                                            lo_dfb.wait() as lo,
+                                                            rest_dfb.wait() as rest,
+                                                        ):
+                                                            with new_dfb.reserve() as new:
+                                                                new.store(
+                                                                    (hi + lo)
+                                                                    * ttl.math.broadcast(
+                                                                        fade, new, dims=[1]
+                                                                    )
+                                                                    + part
+                                                                    - rest
+                                                                )
+                                                            with new_dfb.wait() as new:
+                                                                with hi_dfb.reserve() as after:
+                                                                    after.store(new)
+                                                                with lo_dfb.reserve() as after:
+                                                                    after.store(
+                                                                        (hi + lo)
+                                                                        * ttl.math.broadcast(
+                                                                            fade, after, dims=[1]
+                                                                        )
+                                                                        + part
+                                                                        - rest
+                                                                        - new
+                                                                    )
+                        in_group = group - missing * (
+                            (work // column_blocks % groups + 1) // groups
+                        )
+                        for _ in range(in_group * grouping + (merged + 1) * merging):
+                            with max_dfb.wait() as before, in_dfb.wait() as top:
+                                with max_dfb.reserve() as largest:
+                                    largest.store(ttl.math.max(before, top))
+                                with fade_dfb.reserve() as fade:
+                                    fade.store(ttl.math.exp(before - ttl.math.max(before, top)))
+                                with top_dfb.reserve() as gain:
+                                    gain.store(ttl.math.exp(top - ttl.math.max(before, top)))
+                            with fade_dfb.wait() as fade, top_dfb.wait() as gain:
+                                for _ in range(1 + columns):
                                     with (
                                         sum_hi_dfb.wait() as sum_hi,
                                         sum_lo_dfb.wait() as sum_lo,
-                                        sum_rest_dfb.wait() as sum_rest,
+                                        in_dfb.wait() as hi_in,
+                                        lo_in_dfb.wait() as lo_in,
                                     ):
                                         with sum_new_dfb.reserve() as sum_new:
                                             sum_new.store(
                                                 (sum_hi + sum_lo)
                                                 * ttl.math.broadcast(fade, sum_new, dims=[1])
-                                                + sum_part
-                                                - sum_rest
+                                                + (hi_in + lo_in)
+                                                * ttl.math.broadcast(gain, sum_new, dims=[1])
                                             )
                                         with sum_new_dfb.wait() as sum_new:
                                             with sum_hi_dfb.reserve() as after:
@@ -428,153 +530,38 @@ def attention(config: AttentionConfig) -> Attention:
                                                 after.store(
                                                     (sum_hi + sum_lo)
                                                     * ttl.math.broadcast(fade, after, dims=[1])
-                                                    + sum_part
-                                                    - sum_rest
+                                                    + (hi_in + lo_in)
+                                                    * ttl.math.broadcast(gain, after, dims=[1])
                                                     - sum_new
                                                 )
-                                    for _ in range(column_blocks):
-                                        with v_dfb.wait() as v_blk:
-                                            with part_dfb.reserve() as part:
-                                                part.store(p @ v_blk)
-                                            with part_dfb.wait() as part:
-                                                with rest_dfb.reserve() as rest:
-                                                    rest.store(part + minus @ v_blk)
-                                                with (
-                                                    hi_dfb.wait() as hi,
-                                                    lo_dfb.wait() as lo,
-                                                    rest_dfb.wait() as rest,
-                                                ):
-                                                    with new_dfb.reserve() as new:
-                                                        new.store(
-                                                            (hi + lo)
-                                                            * ttl.math.broadcast(
-                                                                fade, new, dims=[1]
-                                                            )
-                                                            + part
-                                                            - rest
-                                                        )
-                                                    with new_dfb.wait() as new:
-                                                        with hi_dfb.reserve() as after:
-                                                            after.store(new)
-                                                        with lo_dfb.reserve() as after:
-                                                            after.store(
-                                                                (hi + lo)
-                                                                * ttl.math.broadcast(
-                                                                    fade, after, dims=[1]
-                                                                )
-                                                                + part
-                                                                - rest
-                                                                - new
-                                                            )
-                    for _ in range(column_blocks):
-                        with hi_dfb.wait() as hi, row_dfb.reserve() as row:
-                            row.store(hi)
-                    for _ in range(column_blocks):
-                        with lo_dfb.wait() as lo, row_dfb.reserve() as row:
-                            row.store(lo)
-                    with max_dfb.wait() as largest, stat_dfb.reserve() as stat:
-                        stat.store(largest)
-                    with sum_hi_dfb.wait() as sum_hi, stat_dfb.reserve() as stat:
-                        stat.store(sum_hi)
-                    with sum_lo_dfb.wait() as sum_lo, stat_dfb.reserve() as stat:
-                        stat.store(sum_lo)
-            for level in range(levels):
-                grouping = (levels - 1) * (1 - level)
-                for item in range(
-                    (node * group_items) // nodes * grouping
-                    + (node * items) // nodes * (1 - grouping),
-                    ((node + 1) * group_items) // nodes * grouping
-                    + ((node + 1) * items) // nodes * (1 - grouping),
-                ):
-                    in_group = group - missing * ((item // column_blocks % groups + 1) // groups)
-                    with max_dfb.reserve() as largest:
-                        largest.store(ttl.math.fill(largest, lowest))
-                    with sum_hi_dfb.reserve() as sum_hi:
-                        sum_hi.store(ttl.math.fill(sum_hi, 0.0))
-                    with sum_lo_dfb.reserve() as sum_lo:
-                        sum_lo.store(ttl.math.fill(sum_lo, 0.0))
-                    with hi_dfb.reserve() as hi:
-                        hi.store(ttl.math.fill(hi, 0.0))
-                    with lo_dfb.reserve() as lo:
-                        lo.store(ttl.math.fill(lo, 0.0))
-                    for _ in range(in_group * grouping + (merged + 1) * (1 - grouping)):
-                        with max_dfb.wait() as before, stat_in_dfb.wait() as top:
-                            with max_dfb.reserve() as largest:
-                                largest.store(ttl.math.max(before, top))
-                            with fade_dfb.reserve() as fade:
-                                fade.store(ttl.math.exp(before - ttl.math.max(before, top)))
-                            with top_dfb.reserve() as gain:
-                                gain.store(ttl.math.exp(top - ttl.math.max(before, top)))
-                        with fade_dfb.wait() as fade, top_dfb.wait() as gain:
-                            with (
-                                sum_hi_dfb.wait() as sum_hi,
-                                sum_lo_dfb.wait() as sum_lo,
-                                stat_in_dfb.wait() as hi_in,
-                                stat_lo_in_dfb.wait() as lo_in,
-                            ):
-                                with sum_new_dfb.reserve() as sum_new:
-                                    sum_new.store(
-                                        (sum_hi + sum_lo)
-                                        * ttl.math.broadcast(fade, sum_new, dims=[1])
-                                        + (hi_in + lo_in)
-                                        * ttl.math.broadcast(gain, sum_new, dims=[1])
-                                    )
-                                with sum_new_dfb.wait() as sum_new:
-                                    with sum_hi_dfb.reserve() as after:
-                                        after.store(sum_new)
-                                    with sum_lo_dfb.reserve() as after:
-                                        after.store(
-                                            (sum_hi + sum_lo)
-                                            * ttl.math.broadcast(fade, after, dims=[1])
-                                            + (hi_in + lo_in)
-                                            * ttl.math.broadcast(gain, after, dims=[1])
-                                            - sum_new
-                                        )
-                            with (
-                                hi_dfb.wait() as hi,
-                                lo_dfb.wait() as lo,
-                                hi_in_dfb.wait() as hi_in,
-                                lo_in_dfb.wait() as lo_in,
-                            ):
-                                with new_dfb.reserve() as new:
-                                    new.store(
-                                        (hi + lo) * ttl.math.broadcast(fade, new, dims=[1])
-                                        + (hi_in + lo_in) * ttl.math.broadcast(gain, new, dims=[1])
-                                    )
-                                with new_dfb.wait() as new:
-                                    with hi_dfb.reserve() as after:
-                                        after.store(new)
-                                    with lo_dfb.reserve() as after:
-                                        after.store(
-                                            (hi + lo) * ttl.math.broadcast(fade, after, dims=[1])
-                                            + (hi_in + lo_in)
-                                            * ttl.math.broadcast(gain, after, dims=[1])
-                                            - new
-                                        )
-                    for _ in range(grouping):
-                        with hi_dfb.wait() as hi, row_dfb.reserve() as row:
-                            row.store(hi)
-                        with lo_dfb.wait() as lo, row_dfb.reserve() as row:
-                            row.store(lo)
-                        with max_dfb.wait() as largest, stat_dfb.reserve() as stat:
-                            stat.store(largest)
-                        with sum_hi_dfb.wait() as sum_hi, stat_dfb.reserve() as stat:
-                            stat.store(sum_hi)
-                        with sum_lo_dfb.wait() as sum_lo, stat_dfb.reserve() as stat:
-                            stat.store(sum_lo)
-                    for _ in range(1 - grouping):
-                        with max_dfb.wait() as _:
-                            pass
-                        with (
-                            sum_hi_dfb.wait() as sum_hi,
-                            sum_lo_dfb.wait() as sum_lo,
-                            hi_dfb.wait() as hi,
-                            lo_dfb.wait() as lo,
-                            row_dfb.reserve() as row,
-                        ):
-                            row.store(
-                                (hi + lo)
-                                * ttl.math.broadcast(ttl.math.recip(sum_hi + sum_lo), row, dims=[1])
-                            )
+                        for _ in range(column_blocks * pairing):
+                            with hi_dfb.wait() as hi, row_dfb.reserve() as row:
+                                row.store(hi)
+                        for _ in range(column_blocks * pairing):
+                            with lo_dfb.wait() as lo, row_dfb.reserve() as row:
+                                row.store(lo)
+                        for _ in range(1 - merging):
+                            with max_dfb.wait() as largest, stat_dfb.reserve() as stat:
+                                stat.store(largest)
+                            for _ in range(1 + columns * grouping):
+                                with sum_hi_dfb.wait() as sum_hi, stat_dfb.reserve() as stat:
+                                    stat.store(sum_hi)
+                                with sum_lo_dfb.wait() as sum_lo, stat_dfb.reserve() as stat:
+                                    stat.store(sum_lo)
+                        for _ in range(merging):
+                            with max_dfb.wait() as _:
+                                pass
+                            with sum_hi_dfb.wait() as sum_hi, fade_dfb.reserve() as l_hi:
+                                l_hi.store(sum_hi)
+                            with sum_lo_dfb.wait() as sum_lo, top_dfb.reserve() as l_lo:
+                                l_lo.store(sum_lo)
+                            with fade_dfb.wait() as l_hi, top_dfb.wait() as l_lo:
+                                for _ in range(columns):
+                                    with (
+                                        sum_hi_dfb.wait() as sum_hi,
+                                        sum_lo_dfb.wait() as sum_lo,
+                                        stat_dfb.reserve() as stat,
+                                    ):
+                                        stat.store((sum_hi + sum_lo) * ttl.math.recip(l_hi + l_lo))
 
     return operation

@@ -105,31 +105,7 @@ def _chip() -> _Chosen:
             f"TT-Lang is missing ({error}): Python 3.12 and pip install tt-lang==1.1.1"
         ) from error
     compiler.print = _silent  # it prints every kernel's C++, and a service's stdout is its own
-    _let_typecast_do_nothing()
     return _Chosen("tt", real_ttl, real_ttnn)
-
-
-def _let_typecast_do_nothing() -> None:
-    """A cast to the format that a block has is that block: the compiler refuses it otherwise.
-
-    So a kernel whose operand comes in several formats can cast it always, as the simulator lets it;
-    a compute thread can neither choose while it is compiled nor call anything.
-    """
-    operators: Any = importlib.import_module("ttl.operators")
-    tile: Any = importlib.import_module("ttl.dialects.ttcore")
-    format_of: Any = importlib.import_module("ttl.dtype_utils").tensor_dtype_to_ttcore_datatype
-    syntax: Any = importlib.import_module("ttl._src.ttl_ast").syntax
-    cast = operators.typecast
-
-    def typecast(block: Any, dtype: Any) -> Any:
-        held = tile.ir.TileType.maybe_downcast(block.type.element_type)
-        if held is not None and tile.DataType(held.data_type_as_int) == format_of(dtype):
-            return block
-        return cast(block, dtype)
-
-    math: Any = importlib.import_module("ttl.ttl_math")
-    syntax("typecast")(typecast)
-    operators.typecast = math.typecast = typecast
 
 
 def _silent(*_: object, **__: object) -> None:

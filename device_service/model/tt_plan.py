@@ -35,8 +35,8 @@ FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
 MASKS: Mapping[Precision, Format] = MappingProxyType(
     {"bf16": "bf16", "bfp8": "bfp4", "mixed": "bfp4"}
 )
-"""That of attention's masks, exact in any: 3.6 times smaller in bfp4, where a device that reads
-weights in block floats is at hand. (wolfpine has none.)"""
+"""That of attention's masks: a quarter of the bytes in bfp4, where weights are block floats as well.
+(wolfpine reads none.)"""
 
 MAX_SLOTS = TILE
 """Attention's units of one launch are 32 chunks or fewer, one of each slot."""
