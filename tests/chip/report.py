@@ -144,7 +144,7 @@ def traffic(cases: list[Case]) -> dict[str, Any]:
     """The accounts of cases, kept until a source changes; each size counted in its own process."""
     kept_at = results.CACHE / "traffic.json"
     found = json.loads(kept_at.read_text())["rows"] if kept_at.exists() else {}
-    sources = {case.name: results.case_sources(case) for case in cases}
+    sources = {case.name: results.account_sources(case) for case in cases}
     left = [n for n, source in sources.items() if found.get(n, {}).get("sources") != source]
     with tempfile.TemporaryDirectory() as folder:
         running = []

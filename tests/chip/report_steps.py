@@ -88,8 +88,8 @@ def _small(name: str) -> str | None:
         "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
     )
     current = results.scenario_sources()
-    earlier = [row for row in kept["rows"].values() if row["sources"] != current]
-    stale = _stale(earlier[0]["sources"], current) if earlier else ""
+    earlier = [row for row in kept["rows"].values() if row.get("sources", {}) != current]
+    stale = _stale(earlier[0].get("sources", {}), current) if earlier else ""
     if 0 < len(earlier) < len(kept["rows"]):
         stale = stale.replace("Since then", f"Since {len(earlier)} of them, the first among them,")
     said = f"{good} of {len(results.steps_for(name))} scenarios ran.{stale}\n\n"
@@ -213,7 +213,7 @@ def _served() -> str | None:
     same = sum(x["served"] == x["torch"] for x in told["choices"])
     last = told["pieces"][-1]["seconds"] if told["pieces"] else 0.0
     answer = (told["prompt"] + told["text"]).replace("\n", "\n> ")
-    stale = _stale(told["sources"], results.step_sources())
+    stale = _stale(told["sources"], results.served_sources())
     said = f"""\
 Served by gateway and device service, `--backend tt`, on {told["about"]["simulator"]}, greedy: \
 {len(told["token_ids"])} tokens after {told["prompt_tokens"]}; {same} are those that the torch \

@@ -30,6 +30,7 @@ AT_ONCE = 50
 CHIP = ("tests/chip/toolchain", "tests/chip/prepare.py", "tests/chip/wolfpine_server.py")
 CASES = ("tests/chip/run_cases.py", *CHIP)
 STEPS = ("tests/chip/steps/whole_steps.py", *CHIP)
+SERVED = ("device_service/model", "tests/chip/served.py", *CHIP)
 SCENARIOS = ("tests/chip/steps/run_steps.py", *CHIP)
 PACKAGES = ("tt-lang", "ttnn", "wolfpine")
 VERSIONS = f"import importlib.metadata as m; print(*(m.version(n) for n in {PACKAGES}))"
@@ -143,13 +144,23 @@ def case_sources(case: Case) -> str:
 
 
 @cache
-def _module_sources(module: str) -> str:
-    return digest((f"{module.replace('.', '/')}.py", *CASES))
+def _module_sources(module: str, *more: str) -> str:
+    return digest((f"{module.replace('.', '/')}.py", *more, *CASES))
+
+
+def account_sources(case: Case) -> str:
+    """A digest of that and of what counts a case's bytes."""
+    return _module_sources(case.operation.__module__, "tests/kernels/traffic.py")
 
 
 def step_sources() -> Sources:
     """What whole steps are made of: the model, its kernels, and what judges them."""
     return sources(STEPS)
+
+
+def served_sources() -> Sources:
+    """What a served answer is made of, and torch's with which it is compared."""
+    return sources(SERVED)
 
 
 def scenario_sources() -> Sources:

@@ -60,7 +60,7 @@ def test_the_logits_of_a_real_text_are_the_references(text_rows: list[Row]) -> N
 def test_the_served_answer_is_torchs(model_dir: Path) -> None:
     told = served.answer(model_dir, SIMULATOR, PROMPT, NUM_TOKENS)
     told["about"] = results.about(SIMULATOR)
-    told["sources"] = results.step_sources()
+    told["sources"] = results.served_sources()
     told["choices"] = served.choices(model_dir, PROMPT, told["token_ids"])
     served.keep(NAME, told)
     print(f"{PROMPT!r} → {told['text']!r}")

@@ -184,6 +184,7 @@ def _installed(name: str) -> Path:
     ("probe", "words"),
     [
         ("bf16-product-in-f32", "must match view element type"),
+        ("typecast-to-its-own", "input and result tile data types must differ"),
         ("typecast-of-a-product", "does not match operand element type"),
         ("bf16-times-bfp8", "element type mismatch"),
         ("bf16-plus-f32", "incompatible tensor data types"),

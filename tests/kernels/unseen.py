@@ -14,6 +14,7 @@ import torch
 
 from kernels import runtime
 from kernels.attention import AttentionConfig, attention
+from kernels.runtime import Format
 from kernels.units import STAGED, UNSEEN
 
 D = 32
@@ -33,6 +34,7 @@ class Surroundings:
     """How far its rows are moved in their tile."""
     scale: float = 1.0
     """Of the scores between its rows and what they do not see."""
+    masks: Format = "bf16"
     grouped: bool = False
     """Whether the unit alone has its parts in groups, too."""
 
@@ -57,6 +59,9 @@ SURROUNDINGS = {
         AttentionConfig(3, 2, 128, 256, D, (3, 2), 128, waves=2), unit=9, scale=9.0
     ),
     "other rows": Surroundings(AttentionConfig(1, 1, PLACES, PLACES, D, (2, 1), 128), rolled=12),
+    "masks in block floats": Surroundings(
+        AttentionConfig(1, 1, 384, 512, D, (2, 1), 128), lead=128, masks="bfp4"
+    ),
     "further groups": Surroundings(AttentionConfig(1, 1, 1280, 1280, D, (3, 2), 64), grouped=True),
     "leading groups": Surroundings(
         AttentionConfig(1, 1, 1280, 1280, D, (3, 1), 64), lead=1024, grouped=True
@@ -95,9 +100,11 @@ def output(around: Surroundings, device: Any) -> torch.Tensor:
     mask_staged[chunk] = _half(STAGED, 8, own).roll(around.rolled, 0)
 
     flat = [t.reshape(-1, D) for t in (q, k, v, k_staged, v_staged)]
-    flat += [mask.reshape(-1, config.s), mask_staged.reshape(-1, STAGED)]
-    flat += [torch.zeros(config.scratch_shape), torch.zeros(config.units * 32, D)]
+    masks = [mask.reshape(-1, config.s), mask_staged.reshape(-1, STAGED)]
     tensors = [runtime.put(t, "bf16", device) for t in flat]
+    tensors += [runtime.put(t, around.masks, device) for t in masks]
+    outputs = torch.zeros(config.scratch_shape), torch.zeros(config.units * 32, D)
+    tensors += [runtime.put(t, "bf16", device) for t in outputs]
     attention(config)(*tensors)
     o = runtime.get(tensors[-1]).view(config.units, 32, D)
     return o[unit].roll(-around.rolled, 0)

@@ -178,7 +178,7 @@ class Step:
     uploaded_bytes: int
     """In any step."""
     changed_bytes: int
-    """And in a step in which a slot's tile row has become complete: masks of long caches."""
+    """And in a step in which a slot's tile row has become complete: masks that change only then."""
     downloaded_bytes: int
 
 

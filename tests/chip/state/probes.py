@@ -213,6 +213,7 @@ PROBES: dict[str, Probe | Callable[[Any], Answer]] = {
     ),
     "sum-of-two": Probe("a_ + b_", [(1, 2)] * 2, (1, 2), lambda a, b: a + b),
     "bf16-product-in-f32": Probe("a_ @ b_", [(1, 2), (2, 2)], (1, 2), PRODUCT, y_format="f32"),
+    "typecast-to-its-own": unary(TYPECAST("a_", "bfloat16"), lambda a: a),
     "typecast-of-a-product": Probe(
         TYPECAST("a_ @ b_", "float32"), [(1, 2), (2, 2)], (1, 2), PRODUCT, y_format="f32"
     ),

@@ -17,7 +17,8 @@ from device_service.model.interface import Span, StepBatch
 from device_service.model.reference import ReferenceModel, ReferenceOutputs
 from device_service.model.stepped_model import model_info
 from device_service.model.tt_backend import TtModel, warm_spans
-from device_service.model.tt_plan import PlanError
+from device_service.model.tt_plan import PlanError, Precision
+from device_service.model.tt_staging import length_read
 from kernels import runtime
 from tests.checkpoints import FAMILIES, Family, write_checkpoint
 from tests.correlation import distance
@@ -43,6 +44,7 @@ class Setup:
         context_length: int = 128,
         window: int | None = None,
         room_bytes: int | None = None,
+        precision: Precision = "bf16",
         **overrides: int,
     ) -> None:
         write_checkpoint(folder, family, overrides=overrides)
@@ -57,7 +59,7 @@ class Setup:
         self._exact = ReferenceModel(self.config, checkpoint)
         self._rounded = ReferenceModel(self.config, checkpoint, torch.bfloat16)
         tensors = Tensors(None, room_bytes)
-        weights = CheckpointWeights(checkpoint, self.config, None, "bf16", lambda _: None)
+        weights = CheckpointWeights(checkpoint, self.config, None, precision, lambda _: None)
         operations = Operations(SIMULATED_GRID, tensors)
         self.decoder = TtDecoder(
             self.config, weights, tensors, operations, NUM_SLOTS, context_length
@@ -120,10 +122,11 @@ def test_a_row_that_no_block_of_tiles_divides_has_its_per_layer_part_in_kernels_
     setup.check_as_near(ids, layers, logits)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "bfp8"])
 def test_a_row_has_the_same_bits_however_its_sequence_was_cut_and_whoever_is_beside_it(
-    tmp_path: Path,
+    precision: Precision, tmp_path: Path
 ) -> None:
-    setup = Setup(tmp_path, "e4b")
+    setup = Setup(tmp_path, "e4b", precision=precision)  # with bfp8, masks are bfp4
     ids, other = setup.ids(70), setup.ids(40, seed=2)
     logits = [setup.run(0, start, ids[start : start + 32])[0] for start in (0, 32)]
     expected = torch.cat([*logits, setup.run(0, 64, ids[64:])[0]])
@@ -160,13 +163,14 @@ def test_a_slot_that_goes_back_behind_its_staging_has_its_positions_loaded(tmp_p
 
 def test_caches_grow_past_a_bucket_and_lose_nothing(tmp_path: Path) -> None:
     setup = Setup(tmp_path, "gemma3", context_length=256, room_bytes=1)
-    ids = setup.ids(132)
-    for start in range(0, 128, 32):
+    ids, last = setup.ids(196), 192
+    assert length_read(last - 1, 256) < length_read(last, 256)
+    for start in range(0, last, 32):
         setup.run(0, start, ids[start : start + 32])
-    logits, _ = setup.run(0, 128, ids[128:])  # its buffers have taken the place of the others
+    logits, _ = setup.run(0, last, ids[last:])  # its buffers have taken the place of the others
     exact, rounded = setup.references(ids)
-    least = distance(rounded.logits[128:].float(), exact.logits[128:])
-    assert distance(logits, exact.logits[128:]) <= 2 * least + 1e-4
+    least = distance(rounded.logits[last:].float(), exact.logits[last:])
+    assert distance(logits, exact.logits[last:]) <= 2 * least + 1e-4
 
 
 def test_layers_that_write_no_keys_do_not_run_for_rows_that_nobody_reads(tmp_path: Path) -> None:

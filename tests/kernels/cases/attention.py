@@ -229,6 +229,14 @@ CASES = [
         masks="bfp4",
     ),
     case(
+        "e2b-full-1-32k-bfp4-n150",
+        Config(1, 1, 32768, 32768, 512, N150, 1024),
+        standing(32700, 1, 8),
+        3.0,
+        "full",
+        masks="bfp4",
+    ),
+    case(
         "e4b-full-1-8k",
         Config(1, 2, 8192, 8192, 512, P150, 256),
         standing(8100, 8, 4),
