@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from device_service.model.tt_boards import BOARDS
+from device_service.model.tt_boards import BOARDS, Board
 from device_service.model.tt_plan import Precision
 from tests.traffic import page
 from tests.traffic.rows import CONTEXTS, MUST, WEIGHTS, make_row
@@ -18,8 +18,8 @@ STEP_RATIO = 1.10
 """The most that a step of one sequence may move, over the least."""
 
 
-def check(model: str, weights: Precision, context: int) -> None:
-    row = make_row(model, P150, weights, 1, context)
+def check(model: str, weights: Precision, context: int, board: Board = P150) -> None:
+    row = make_row(model, board, weights, 1, context)
     assert row.why_not is None
     assert row.weight_read_ratio is not None
     assert 1 <= row.weight_read_ratio <= 1.02
@@ -41,6 +41,10 @@ def check(model: str, weights: Precision, context: int) -> None:
 @pytest.mark.parametrize("model", ["E2B", "E4B"])
 def test_a_step_of_one_sequence(model: str, weights: Precision, context: int) -> None:
     check(model, weights, context)
+
+
+def test_a_step_on_the_smallest_board_where_least_is_least() -> None:
+    check("E2B", "mixed", 131072, BOARDS["n150"])
 
 
 def test_what_does_not_fit_is_a_row_with_the_reason() -> None:
