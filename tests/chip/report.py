@@ -3,12 +3,14 @@
     python -m tests.chip.report
 
 Every number comes from a run: rows kept by make test-chip (tests.chip.results), and bytes counted
-transfer by transfer in the functional simulator (tests.kernels.traffic). Types none of its own.
+transfer by transfer in the functional simulator (tests.kernels.traffic). Types none of its own. A
+case that has no row here keeps its line of the page, as one of an earlier run.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,10 +59,14 @@ def main() -> None:
     theirs, elsewhere = (of_the_same(kept, vendor["rows"]) for kept in (wolfpine, wormhole))
     ran = (name for name, row in vendor["rows"].items() if "error" not in row)
     bytes_of = traffic([table[name] for name in ran if name in table])
+    before = earlier_lines(OUT.read_text() if OUT.exists() else "")
     lines: dict[str, list[str]] = {"small": [], "full": []}
+    num_kept = 0
     for name, case in table.items():
         told = (rows.get(name) for rows in (vendor["rows"], theirs, elsewhere, bytes_of))
-        lines[case.size].append(line(case, *told))
+        kept = None if "roundings" in vendor["rows"].get(name, {}) else before.get(key(case))
+        num_kept += kept is not None
+        lines[case.size].append(kept or line(case, *told))
     about = vendor["about"]
     text = HEAD.format(
         tt_lang=about["tt-lang"],
@@ -73,7 +79,7 @@ def main() -> None:
         wormhole=f"sha256 `{wormhole['about']['sha256']}`"
         if wormhole and elsewhere
         else "not run from these sources",
-        summary=summary(table, vendor["rows"], theirs),
+        summary=summary(table, vendor["rows"], theirs, num_kept),
     )
     header = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
     text += "\n## True sizes\n\n" + header + "".join(lines["full"])
@@ -89,17 +95,36 @@ def of_the_same(kept: dict[str, Any] | None, vendor: results.Rows) -> results.Ro
     return {n: rows[n] for n in same if rows[n].get("sources") == vendor[n].get("sources")}
 
 
-def summary(table: dict[str, Case], rows: results.Rows, theirs: results.Rows) -> str:
+Key = tuple[str, ...]
+"""Of a line: kernel, case, shapes and nodes."""
+
+
+def key(case: Case) -> Key:
+    """The first cells of a case's line."""
+    label = case.name.removeprefix(f"{case.kernel}-")
+    return case.kernel, label, case.shapes, f"{case.grid[0]} × {case.grid[1]}"
+
+
+def earlier_lines(page: str) -> dict[Key, str]:
+    """Lines of cases that ran once, each with its error marked."""
+    found: dict[Key, str] = {}
+    for text in page.splitlines():
+        cells = [cell.strip() for cell in text.strip("|").split("|")]
+        if len(cells) == len(COLUMNS) and re.fullmatch(r"\d+\.\d\d\*?", cells[4]):
+            cells[4] = cells[4].rstrip("*") + "*"
+            found[tuple(cells[:4])] = "| " + " | ".join(cells) + " |\n"
+    return found
+
+
+def summary(table: dict[str, Case], rows: results.Rows, theirs: results.Rows, num_kept: int) -> str:
     """What the tables say in a sentence."""
     ran = {name: row for name, row in rows.items() if "error" not in row and name in table}
     good = sum(row["roundings"] <= table[name].roundings for name, row in ran.items())
     both = [name for name in ran if "digest" in theirs.get(name, {})]
     same = sum(ran[name]["digest"] == theirs[name]["digest"] for name in both)
     full = [name for name in ran if table[name].size == "full"]
-    earlier = sum(is_earlier(table[name], row) for name, row in ran.items())
-    since = (
-        f" {earlier} ran before their kernel or their case changed: marked *." if earlier else ""
-    )
+    earlier = num_kept + sum(is_earlier(table[name], row) for name, row in ran.items())
+    since = f" Marked *: {earlier} lines of earlier sources or runs." if earlier else ""
     return (
         f"{len(ran)} cases of {len({table[name].kernel for name in ran})} kernels ran on the "
         f"vendor's simulator ({len(full)} at true sizes), {good} within their bound; "
@@ -114,8 +139,7 @@ def is_earlier(case: Case, row: Any) -> bool:
 
 def line(case: Case, row: Any, wolfpine: Any, wormhole: Any, moved: Any) -> str:
     """A row of the report."""
-    nodes = f"{case.grid[0]} × {case.grid[1]}"
-    cells = [case.kernel, case.name.removeprefix(f"{case.kernel}-"), case.shapes, nodes]
+    cells = [*key(case)]
     if row is None or "error" in row:
         why = case.refused.get("ttsim") if row is None else row["error"][:80].replace("|", "/")
         cells += [f"not run: {why}", f"{case.roundings:g}", "–"]
