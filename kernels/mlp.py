@@ -5,9 +5,9 @@ transposed;
 identities [32, 32 S] bf16: S identity tiles;
 act [32, F], parts [32 S, H] bf16: scratch in DRAM; m [32, H] bf16.
 H and F multiples of 32; F = S · K. K = H where H divides F, elsewhere the largest K up to H that
-gives 64 nodes work: 512 in Gemma 3 270M, whose H is 640 and F 2048. A larger K, so fewer parts,
-where three of its columns fit the L1 and no node is much busier than the average: on a p150 S is 4
-in E4B; in E2B 4 in the first layers and 6 in the wide ones, with block floats 2 and 4.
+gives 64 nodes work: 512 in Gemma 3 270M, whose H is 640 and F 2048. A multiple of H, so fewer
+parts, where three of its columns fit the L1 and no node is much busier than the average: on a p150
+S is 4 in E4B; in E2B 4 in the first layers and 8 in the wide ones, with block floats 2 and 4.
 
 **Units.** The weights are cut into columns: F / 32 of gate, as many of up, of H x 32 each; down's
 K = F falls into S shares, so S H / 32 columns of K x 32. Node i of C owns units
@@ -85,7 +85,8 @@ class MlpConfig:
         enough = (k for k in divisors if k <= h_tiles and f_tiles // k * h_tiles >= min(64, nodes))
         least = h_tiles if h_tiles in divisors else max(enough, default=1)
         most = f_tiles * h_tiles / nodes * _UNEVEN
-        even = (k for k in divisors if k > least and self._units(k) * k <= most)
+        taller = (k for k in divisors if k > least and k % h_tiles == 0)
+        even = (k for k in taller if self._units(k) * k <= most)
         return max((k for k in even if self._columns(k) >= _STREAMED), default=least)
 
     @property
