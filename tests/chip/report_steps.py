@@ -7,6 +7,7 @@ page has it, or says which command makes it; one whose sources have changed sinc
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, cast
 
 from tests.chip import results, served
@@ -81,26 +82,30 @@ def _small(name: str) -> str | None:
     kept = cast("Row | None", results.read(f"steps-{name}"))
     if kept is None:
         return None
-    lines = [_small_line(row) for row in kept["rows"].values()]
+    current = results.scenario_sources()
+    lines = [_small_line(row, current) for row in kept["rows"].values()]
     good = sum("error" not in row for row in kept["rows"].values())
     header = (
         "| model | weights | scenario | steps | rows | layer PCC | rounding alone | logits PCC "
-        "| rounding alone | best three | ties | others | s |\n" + "|---" * 13 + "|\n"
+        "| rounding alone | best three | ties | others | s | sources changed since |\n"
+        + "|---" * 14
+        + "|\n"
     )
-    current = results.scenario_sources()
-    earlier = [row for row in kept["rows"].values() if row.get("sources", {}) != current]
-    stale = _stale(earlier[0].get("sources", {}), current) if earlier else ""
-    if 0 < len(earlier) < len(kept["rows"]):
-        stale = stale.replace("Since then", f"Since {len(earlier)} of them, the first among them,")
-    said = f"{good} of {len(results.steps_for(name))} scenarios ran.{stale}\n\n"
-    return said + header + "".join(lines)
+    stale = Counter(_stale(row.get("sources", {}), current) for row in kept["rows"].values())
+    said = f"{good} of {len(results.steps_for(name))} scenarios ran."
+    said += "".join(
+        f" Of {count} of them:{text.replace(' Since', ' since')}"
+        for text, count in stale.items()
+        if text
+    )
+    return f"{said}\n\n{header}{''.join(lines)}"
 
 
-def _small_line(row: Row) -> str:
+def _small_line(row: Row, current: Sources) -> str:
     names = row["name"].split("/")
     if "error" in row:
         error = row["error"][:120].replace("|", "/").replace("\n", " ")
-        return f"| {' | '.join(names)} | failed: {error} |" + " |" * 9 + "\n"
+        return f"| {' | '.join(names)} | failed: {error} |" + " |" * 10 + "\n"
     worst = min(row["layers"], key=lambda layer: layer["pcc"])
     logits = row["logits"]
     cells = [
@@ -115,6 +120,7 @@ def _small_line(row: Row) -> str:
         _ties(logits),
         str(logits["others"]),
         f"{row['seconds']:.0f}",
+        str(len(_changed(row.get("sources", {}), current))),
     ]
     return "| " + " | ".join(cells) + " |\n"
 
@@ -126,14 +132,18 @@ def _ties(logits: Row) -> str:
 
 
 def _stale(sources: Sources, current: Sources) -> str:
-    """What of the sources is another today."""
-    names = sorted(set(sources) | set(current))
-    changed = [name for name in names if sources.get(name) != current.get(name)]
+    """What of the sources is another today, as a sentence."""
+    changed = _changed(sources, current)
     if not changed:
         return ""
     if len(changed) > MOST_NAMES:
-        return f" Since then {len(changed)} of its {len(names)} sources changed."
+        return f" Since then {len(changed)} of its {len(current)} sources changed."
     return f" Since then {', '.join(f'`{name}`' for name in changed)} changed."
+
+
+def _changed(sources: Sources, current: Sources) -> list[str]:
+    names = sorted(set(sources) | set(current))
+    return [name for name in names if sources.get(name) != current.get(name)]
 
 
 def _full_size(size: str) -> str | None:

@@ -95,7 +95,7 @@ def test_small_checkpoints_have_a_line_each_and_failures_their_reason(cache: Pat
     kept = {"rows": {row["name"]: row for row in (good, bad)}}
     (cache / "rows-steps-ttsim.json").write_text(json.dumps(kept))
     text = report_steps.sections()
-    assert "1 of 45 scenarios ran. Since then `kernels/ple.py` changed" in text
+    assert "1 of 45 scenarios ran. Of 2 of them: since then `kernels/ple.py` changed" in text
     assert "| e2b | bf16 | ring | 9 | 90 | 0.999700 (layer 1) |" in text
     assert "| 31b | bf16 | ring | failed: SIGABRT: unknown / instruction |" in text
 
