@@ -35,7 +35,7 @@ FORMATS: Mapping[Precision, Mapping[Group, WeightFormat]] = MappingProxyType(
 MASKS: Mapping[Precision, Format] = MappingProxyType(
     {"bf16": "bf16", "bfp8": "bfp4", "mixed": "bfp4"}
 )
-"""That of attention's masks: a quarter of the bytes in bfp4, where weights are block floats as well.
+"""That of attention's masks: a quarter of the bytes in bfp4, where weights are block floats too.
 (wolfpine reads none.)"""
 
 MAX_SLOTS = TILE
