@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels import runtime
-from kernels.runtime import TILE, TILE_BYTES, Format
+from kernels.runtime import TILE, Format
+from kernels.tiles import num_bytes
 
 Tensor = Any
 """A tensor of the chosen runtime, in the device's DRAM."""
@@ -62,10 +63,9 @@ class Tensors:
         """The tensor of that name and size, the same in all of a step; zeros at first."""
         key = (name, rows, columns)
         if key not in self._buffers:
-            num_bytes = _num_bytes(rows, columns, fmt)
-            self._make_room(num_bytes)
+            self._make_room(num_bytes((rows, columns), fmt))
             self._buffers[key] = self.zeros(rows, columns, fmt)
-            self._bytes[key] = num_bytes
+            self._bytes[key] = num_bytes((rows, columns), fmt)
         self._used.add(key)
         return self._buffers[key]
 
@@ -74,13 +74,13 @@ class Tensors:
         key = (name, columns)
         if key not in self._scratch or self._scratch[key].shape[0] < rows:
             self._scratch.pop(key, None)
-            self._make_room(_num_bytes(rows, columns, "bf16"))
+            self._make_room(num_bytes((rows, columns), "bf16"))
             self._scratch[key] = self.zeros(rows, columns)
         return self._scratch[key]
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _make_room(self, wanted: int) -> None:
         """Drops what earlier steps left, if so much more is too much."""
-        if self._room_bytes is None or self.step_bytes + num_bytes <= self._room_bytes:
+        if self._room_bytes is None or self.step_bytes + wanted <= self._room_bytes:
             return
         for key in self._buffers.keys() - self._used:
             del self._buffers[key], self._bytes[key]
@@ -90,7 +90,7 @@ class Tensors:
     def step_bytes(self) -> int:
         """What buffers and scratch take."""
         scratch = sum(
-            _num_bytes(tensor.shape[0], columns, "bf16")
+            num_bytes((tensor.shape[0], columns), "bf16")
             for (_, columns), tensor in self._scratch.items()
         )
         return sum(self._bytes.values()) + scratch
@@ -148,7 +148,3 @@ class Tensors:
             table: int32 [m]
         """
         runtime.copy_tile_rows(target, source, table, self.device)
-
-
-def _num_bytes(rows: int, columns: int, fmt: Format) -> int:
-    return rows // TILE * (columns // TILE) * TILE_BYTES[fmt]

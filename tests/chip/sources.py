@@ -24,7 +24,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 def sources(names: Iterable[str]) -> Sources:
     """Of files and folders, named from the root, and of all that they import."""
-    found: dict[Path, None] = {}
+    found: set[Path] = set()
     left = [f for name in names for f in (ROOT / name, *sorted((ROOT / name).rglob("*")))]
     while left:
         file = left.pop()
@@ -34,7 +34,7 @@ def sources(names: Iterable[str]) -> Sources:
             left += _imports(file)
         elif file.suffix not in _OTHER:
             continue
-        found[file] = None
+        found.add(file)
     return {str(file.relative_to(ROOT)): _digest(file) for file in sorted(found)}
 
 

@@ -94,12 +94,18 @@ def test_what_a_row_sees_depends_on_its_position_alone(window: int | None) -> No
 
 
 @pytest.mark.parametrize(
-    ("position", "s", "stride", "window"),
-    [(128, 64, 128, None), (400, 64, 64, None), (200, 64, 128, 100), (200, 64, 64, 128)],
+    ("position", "s", "stride", "window", "seen"),
+    [
+        (128, 64, 128, None, "0 to 95"),
+        (400, 64, 64, None, "0 to 351"),
+        (200, 64, 128, 100, "101 to 159"),
+        (200, 64, 64, 128, "73 to 159"),
+    ],
     ids=["past the bucket", "past the context", "past the ring's bucket", "overwritten"],
 )
 def test_a_position_that_the_cache_does_not_show_is_refused(
-    position: int, s: int, stride: int, window: int | None
+    position: int, s: int, stride: int, window: int | None, seen: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"a row sees .* in the cache"):
+    said = f"a row sees {seen} in the cache, which has {stride} places, {s} of them read"
+    with pytest.raises(ValueError, match=said):
         chunk_masks([Chunk(0, (0,))], [position], 8, s, stride, window)

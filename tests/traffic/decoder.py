@@ -25,6 +25,7 @@ from device_service.model.tt_plan import Precision
 from device_service.model.tt_tensors import Tensors
 from device_service.model.tt_weights import DeviceTensor, head_tensors, layer_tensors
 from kernels.runtime import TILE, TILE_BYTES, Format
+from kernels.tiles import num_bytes
 
 Role = Literal["weights", "norm", "kv", "activation", "constant"]
 """`weights` are matrices; `norm` is what is multiplied elementwise; `kv` caches and staging."""
@@ -42,7 +43,7 @@ class Handle:
     @property
     def num_bytes(self) -> int:
         """In DRAM, whole tiles."""
-        return self.shape[0] // TILE * self.shape[1] // TILE * TILE_BYTES[self.fmt]
+        return num_bytes(self.shape, self.fmt)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,6 @@ def record(
 
     edge = (context - 1) // TILE * TILE  # the first position of the newest token's tile row
     decoder._staging.place(spans(edge - 1))
-    tensors.recorded = Recorded()
 
     def step(position: int) -> Recorded:
         tensors.recorded, operations.layer = Recorded(), 0
