@@ -182,13 +182,13 @@ def attention(config: AttentionConfig) -> Attention:
     cached = min(config.s, config.part) // TILE // block
     staged = STAGED // TILE // block
     grid_x, nodes = config.grid[0], config.grid[0] * config.grid[1]
-    pairs, part_rows, maximum = units * parts, units * parts, 2 * d_tiles
+    pairs, maximum = units * parts, 2 * d_tiles
     lowest = LOWEST
     # what the last merge takes: rows `first_row` + unit · `rows` + i, i < `merged`, then staging's
     levels, groups = (2, config.groups) if config.groups else (1, 1)
     merged, rows, first_row = parts - 1, parts, 0
     if config.groups:
-        merged, rows, first_row = groups, groups, part_rows
+        merged, rows, first_row = groups, groups, pairs
     missing = groups * GROUP - (parts - 1)  # parts of the last group
     group_items, items = units * config.groups * column_blocks, units * column_blocks
     group = GROUP
@@ -261,7 +261,7 @@ def attention(config: AttentionConfig) -> Attention:
                     (node * group_items) // nodes * grouping,
                     ((node + 1) * group_items) // nodes * grouping,
                 ):
-                    r = part_rows + item // column_blocks
+                    r = pairs + item // column_blocks
                     c = item % column_blocks * columns
                     first = 1 // (1 + c)  # m and l once for all columns
                     for n in range(maximum, maximum + 3):

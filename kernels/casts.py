@@ -8,18 +8,20 @@ simulator lets such a cast pass; `let_them_pass` teaches the compiler the same.
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 from kernels import runtime
 
-_taught: set[str] = set()
-
 
 def let_them_pass() -> None:
     """From now on `ttl.math.typecast` to a block's own format is that block."""
-    if runtime.kind() == "sim" or _taught:
-        return
-    _taught.add("typecast")
+    if runtime.kind() != "sim":
+        _teach_the_compiler()
+
+
+@cache
+def _teach_the_compiler() -> None:
     operators: Any = importlib.import_module("ttl.operators")
     math: Any = importlib.import_module("ttl.ttl_math")
     ttcore: Any = importlib.import_module("ttl.dialects.ttcore")

@@ -1,7 +1,8 @@
 """Digests of what a run is made from: files by their code, and what these import from here.
 
-A Python file counts as what it does: without comments and docstrings, and with every file of this
-repository that it imports anywhere in it. So a row stays until something changes that it ran.
+A Python file counts as what it does: without comments and strings that stand alone (docstrings), and
+with every file of this repository that it imports anywhere in it. So a row stays until something
+changes that it ran.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ Sources = dict[str, str]
 """Digests by file."""
 DIGITS = 16
 _OTHER = (".h", ".s", "")
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def sources(names: Iterable[str]) -> Sources:
@@ -43,13 +43,17 @@ def digest(names: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(sources(names)).encode()).hexdigest()[:DIGITS]
 
 
+class _WithoutStrings(ast.NodeTransformer):
+    """Leaves out statements that are a string and nothing else."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: N802 - ast's name
+        value = node.value
+        return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else node
+
+
 @cache
 def _tree(file: Path) -> ast.Module:
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body[0] = ast.Pass()
-    return tree
+    return _WithoutStrings().visit(ast.parse(file.read_text()))
 
 
 @cache

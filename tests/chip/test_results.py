@@ -84,10 +84,10 @@ def test_comments_change_no_digest_and_imports_do(
             kept.cache_clear()
         return sources.digest(["first.py"])
 
-    first.write_text('"""One."""\nimport second\n')
+    first.write_text('"""One."""\nimport second\nX = 1\n"""Of X."""\n')
     second.write_text("def f(): return 1\n")
     before = digest()
-    first.write_text('"""Another."""\nimport second  # why\n')
+    first.write_text('"""Another."""\nimport second  # why\nX = 1\n')
     assert digest() == before
     second.write_text("def f(): return 2\n")
     assert digest() != before
