@@ -1,6 +1,6 @@
 """Digests of what a run is made from: files by their code, and what these import from here.
 
-A Python file counts as what it does: without comments and strings that stand alone (docstrings), and
+A Python file counts as what it does: without comments and strings that stand alone (docs), and
 with every file of this repository that it imports anywhere in it. So a row stays until something
 changes that it ran.
 """
@@ -46,7 +46,7 @@ def digest(names: Iterable[str]) -> str:
 class _WithoutStrings(ast.NodeTransformer):
     """Leaves out statements that are a string and nothing else."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: N802 - ast's name
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         value = node.value
         return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else node
 
