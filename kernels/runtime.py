@@ -205,6 +205,16 @@ def accelerator(board: str) -> str:
     return f"simulated {board}" if os.environ.get("TT_METAL_SIMULATOR") else board
 
 
+def mark(device: Any) -> Any:
+    """A mark behind all that a device with fast dispatch was given so far."""
+    return _current().ttnn.record_event(device, 0)
+
+
+def wait_for(mark: Any) -> None:
+    """Returns when the device has done all that lies before the mark."""
+    _current().ttnn.event_synchronize(mark)
+
+
 def synchronize(device: Any) -> None:
     """Returns when the device has done all that it was given."""
     _current().ttnn.synchronize_device(device)

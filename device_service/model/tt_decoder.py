@@ -15,6 +15,7 @@ import torch
 from device_service.model.architecture import LayerConfig, ModelConfig
 from device_service.model.interface import StepBatch
 from device_service.model.tt_caches import Caches
+from device_service.model.tt_flight import Flight
 from device_service.model.tt_inputs import DeviceKindStep, Embeddings, upload_kind
 from device_service.model.tt_operations import LayerShape, Operations
 from device_service.model.tt_plan import FORMATS, MASKS
@@ -57,13 +58,14 @@ class TtDecoder:
         self._staging = Staging(num_slots)
         self._caches = Caches(config.layers, num_slots, context_length, tensors)
         self._traces = Traces(tensors)
+        self._flight = Flight(tensors.device)
 
     def clear(self) -> None:
         """Empties all slots: what they hold is masked from now on."""
         self._staging.clear()
 
     def run(self, batch: StepBatch, observe: Observe | None = None) -> torch.Tensor | None:
-        """Runs a step's rows.
+        """Runs a step's rows; where none is read, it may still run on return (`tt_flight`).
 
         Args:
             batch: within the limits; at most 32 rows.
@@ -94,6 +96,7 @@ class TtDecoder:
         shapes = tuple((kind, step.sizes.shape) for kind, step in steps.items())
         shape = (shapes, bool(read))
         result = self._traces.run(shape, launch) if observe is None else launch()
+        self._flight.hand_over()
         return self._tensors.get(result)[read] if read else None
 
     def _run_layers(

@@ -25,6 +25,8 @@ from device_service.model.reference import ReferenceModel
 from device_service.model.tt_backend import TtModel
 from device_service.model.tt_boards import BOARDS
 from device_service.model.tt_plan import Precision, make_plan
+from kernels import runtime
+from kernels.runtime import TILE
 from tests.correlation import pcc
 
 SLOTS = 32
@@ -32,6 +34,8 @@ CONTEXT_LENGTH = 512
 POSITIONS = 32
 """That are compared with the reference: a prompt chunk of half of them, then row by row."""
 WARM_STEPS = 3
+CHUNKS = 8
+"""Of the prompt that is timed, all of 32 rows."""
 OPTIONS = ReadoutOptions(top_candidates=64)
 
 
@@ -54,6 +58,16 @@ class Speed:
 
 
 @dataclass
+class PromptSpeed:
+    """Chunks of a prompt, none of them read."""
+
+    in_flight: int
+    """Steps at a time: 2 where the host hands over one while the device runs another."""
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass
 class Result:
     """What one model did."""
 
@@ -67,6 +81,7 @@ class Result:
     """Share of positions whose best token is the reference's."""
     wall_seconds: dict[str, float] = field(default_factory=dict[str, float])
     speeds: list[Speed] = field(default_factory=list[Speed])
+    prompts: list[PromptSpeed] = field(default_factory=list[PromptSpeed])
     not_measured: list[str] = field(default_factory=list[str])
 
 
@@ -144,6 +159,26 @@ class Run:
             Speed(sequences, traced, WARM_STEPS, median, sequences / median, least, share)
         )
 
+    def prompt(self, in_flight: int) -> None:
+        """Times a prompt's chunks, with one or two of them in flight."""
+        if in_flight > 1 and not runtime.can_trace():
+            self.result.not_measured.append("a prompt, two steps in flight: no fast dispatch")
+            return
+        for _ in range(2):  # the first records what the second replays
+            seconds = self._run_prompt(in_flight)
+        rows = CHUNKS * TILE
+        self.result.prompts.append(PromptSpeed(in_flight, seconds, rows / seconds))
+
+    def _run_prompt(self, in_flight: int) -> float:
+        began = time.perf_counter()
+        for start in range(0, CHUNKS * TILE, TILE):
+            ids = (self._config.bos_token_id,) * TILE
+            self.model.step(StepBatch((Span(0, start, ids, 0),)))
+            if in_flight == 1:
+                runtime.synchronize(self.model._device)
+        runtime.synchronize(self.model._device)
+        return time.perf_counter() - began
+
     def _step(self, sequences: int, position: int) -> float:
         token = (self._config.bos_token_id,) if position == 0 else (position + 2,)
         spans = tuple(Span(slot, position, token, 1, OPTIONS) for slot in range(sequences))
@@ -194,6 +229,9 @@ def main() -> None:
         for traced in (False, True):
             run.speed(sequences, traced=traced)
             save()
+    for in_flight in (1, 2):
+        run.prompt(in_flight)
+        save()
     run.model.close()
 
 

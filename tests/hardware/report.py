@@ -15,10 +15,6 @@ SIMULATED = """\
 **Simulated.** A simulated chip stood in for a card. This shows that the program runs to its end and
 that the numbers of kernels and models are right; of speed and bandwidth it tells **nothing**.
 """
-OPEN = """\
-Not measured here, because it is not written: two steps in flight. Traced decoding, where the table
-has no row for it, had no fast dispatch.
-"""
 
 
 def doctor_lines(doctor: Found) -> str:
@@ -72,7 +68,7 @@ def markdown(found: Found) -> str:
         "\n## Models\n",
         _models(found["models"]),
         _speeds(found["models"]),
-        OPEN,
+        _prompts(found["models"]),
         "## Kernels\n",
         "Error: largest difference from float32 torch, in bf16 roundings of the largest value of "
         "its row. Seconds: the first call, compiling included.\n",
@@ -117,6 +113,18 @@ def _speeds(rows: list[Found]) -> str:
             f"| {row['model']} | {row['precision']} | {why} | | | | | |"
             for why in row.get("not_measured", ())
         ]
+    return "\n".join(lines) + "\n"
+
+
+def _prompts(rows: list[Found]) -> str:
+    """A prompt's chunks of 32 rows, of which nobody reads one."""
+    lines = ["| model | weights | steps in flight | prompt tokens/s |", "|---|---|---|---|"]
+    for row in rows:
+        for prompt in row.get("prompts", ()):
+            lines.append(
+                f"| {row['model']} | {row['precision']} | {prompt['in_flight']} "
+                f"| {prompt['tokens_per_second']:.1f} |"
+            )
     return "\n".join(lines) + "\n"
 
 

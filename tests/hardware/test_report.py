@@ -47,6 +47,7 @@ def found() -> Found:
                         "bandwidth_share": 0.694,
                     }
                 ],
+                "prompts": [{"in_flight": 2, "seconds": 0.5, "tokens_per_second": 512.0}],
                 "not_measured": ["1 sequences, traced: no trace under slow dispatch"],
             }
         ],
@@ -58,6 +59,7 @@ def test_a_run_without_fault_says_so_with_its_numbers(found: Found) -> None:
     page = report.markdown(found)
     assert page.startswith("# Tessera on a n150\n")
     assert "| e2b | bf16 | 32 | yes | 20.00 | 1600.0 | 4000.0 MB | 69.4 % |" in page
+    assert "| e2b | bf16 | 2 | 512.0 |" in page
     assert "1 sequences, traced: no trace under slow dispatch" in page
     assert "Nothing." in page
     assert "tells **nothing**" not in page

@@ -1,0 +1,31 @@
+"""Two steps in flight: the device runs one while the host prepares and hands over the next.
+
+A step that nobody reads, a chunk in the middle of a prompt, need not be waited for: what the next
+one uploads and launches queues up behind it. A step that is read ends with its logits, as the next
+tokens of its rows come from them. More than two would gain nothing, and who is cancelled or hangs
+would be noticed later. What a simulated chip offers (slow dispatch) ends each launch before it
+returns. Knows nothing of models; written for a card and not yet run on one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernels import runtime
+
+
+class Flight:
+    """The steps that were handed over and may still run."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._enabled = runtime.can_trace()
+        self._last: Any = None
+
+    def hand_over(self) -> None:
+        """A step was launched. Returns when the one before it has ended."""
+        if not self._enabled:
+            return
+        before, self._last = self._last, runtime.mark(self._device)
+        if before is not None:
+            runtime.wait_for(before)
