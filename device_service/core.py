@@ -244,6 +244,7 @@ class Core:
         requests = [request for held in self._holders.values() if (request := held.request())]
         shares = self._scheduler.plan(requests)
         if not shares:
+            self._model.settle()  # under the eyes of whoever watches steps
             return False
         spans = [self._span(share) for share in shares]
         started_at = self._clock()

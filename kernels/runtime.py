@@ -174,13 +174,22 @@ def can_trace() -> bool:
     return kind() == "tt" and not os.environ.get("TT_METAL_SLOW_DISPATCH_MODE")
 
 
-def record(device: Any, launch: Callable[[], object]) -> Any:
-    """Records what `launch` launches, without running it; nothing may be allocated meanwhile."""
+def record(device: Any, launch: Callable[[], Any]) -> tuple[Any, Any]:
+    """Records what `launch` launches, without running it; nothing may be allocated meanwhile.
+
+    Returns:
+        The recording, and what `launch` returned.
+    """
     real = _current().ttnn
     trace = real.begin_trace_capture(device, cq_id=0)
-    launch()
+    try:
+        result = launch()
+    except BaseException:  # a queue that records takes nothing else
+        real.end_trace_capture(device, trace, cq_id=0)
+        release(device, trace)
+        raise
     real.end_trace_capture(device, trace, cq_id=0)
-    return trace
+    return trace, result
 
 
 def replay(device: Any, trace: Any) -> None:

@@ -132,6 +132,10 @@ class Model(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Returns when no step runs any more: one without readouts may, when `step` returns."""
+        ...
+
     def full_rows(self, slot: int) -> F32:
         """The logits [n, V] behind the slot's last n readouts, the values they were taken from.
 

@@ -99,6 +99,10 @@ class SteppedModel(ABC):
     def close(self) -> None:
         """Gives memory and devices back. The model is not usable afterwards."""
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Returns when no step runs any more; see `interface.Model.settle`."""
+
     @property
     def info(self) -> ModelInfo:
         """Identity and limits; constant."""

@@ -111,6 +111,11 @@ class TorchModel(SteppedModel):
         report(f"warmed up a prompt of {length}")
         self._start_empty()
 
+    def settle(self) -> None:
+        """Returns when no step runs any more."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     def close(self) -> None:
         """Gives the memory back."""
         self._caches.clear()

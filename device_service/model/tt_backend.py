@@ -104,7 +104,9 @@ class TtModel(SteppedModel):
 
         report(f"planned for a {board}: {plan.total_bytes / 2**30:.2f} GiB of its DRAM")
         device = runtime.open_device()
-        tensors = Tensors(device, plan.activation_bytes)
+        # Buffers of one step always fit; a board keeps those of other shapes, and so their traces.
+        spare = plan.free_bytes if backend == "tt" else 0
+        tensors = Tensors(device, plan.activation_bytes + spare)
         weights: TtWeights
         if bundle is None:
             weights = CheckpointWeights(checkpoint, config, device, precision, report)
@@ -149,6 +151,10 @@ class TtModel(SteppedModel):
                 rows, end = len(span.token_ids), span.start + len(span.token_ids)
                 report(f"warmed up {rows} rows in slot {span.slot}, up to position {end}")
         self._start_empty()
+
+    def settle(self) -> None:
+        """Returns when no step runs any more."""
+        self._decoder.settle()
 
     def close(self) -> None:
         """Gives the device back."""

@@ -64,6 +64,10 @@ class TtDecoder:
         """Empties all slots: what they hold is masked from now on."""
         self._staging.clear()
 
+    def settle(self) -> None:
+        """Returns when no step runs any more."""
+        self._flight.land()
+
     def run(self, batch: StepBatch, observe: Observe | None = None) -> torch.Tensor | None:
         """Runs a step's rows; where none is read, it may still run on return (`tt_flight`).
 

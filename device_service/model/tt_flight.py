@@ -2,9 +2,10 @@
 
 A step that nobody reads, a chunk in the middle of a prompt, need not be waited for: what the next
 one uploads and launches queues up behind it. A step that is read ends with its logits, as the next
-tokens of its rows come from them. More than two would gain nothing, and who is cancelled or hangs
-would be noticed later. What a simulated chip offers (slow dispatch) ends each launch before it
-returns. Knows nothing of models; written for a card and not yet run on one.
+tokens of its rows come from them. More than two would gain nothing, and who is cancelled would wait
+for them. (ttnn 0.69 spins while it waits, and tells of no error there: a device that does not end a
+step is for the engine's watch to notice.) What a simulated chip offers (slow dispatch) ends each
+launch before it returns. Knows nothing of models; written for a card and not yet run on one.
 """
 
 from __future__ import annotations
@@ -29,3 +30,9 @@ class Flight:
         before, self._last = self._last, runtime.mark(self._device)
         if before is not None:
             runtime.wait_for(before)
+
+    def land(self) -> None:
+        """Returns when no step runs any more."""
+        last, self._last = self._last, None
+        if last is not None:
+            runtime.wait_for(last)

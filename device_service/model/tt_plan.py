@@ -91,9 +91,14 @@ class Plan:
         )
 
     @property
+    def free_bytes(self) -> int:
+        """What the board has besides; negative where the model does not fit."""
+        return self.board.usable_bytes - self.total_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether the board has that much."""
-        return self.total_bytes <= self.board.usable_bytes
+        return self.free_bytes >= 0
 
     def lines(self) -> Iterator[str]:
         """The plan for people, one line an entry."""
@@ -259,7 +264,7 @@ def _attention_bytes(layer: LayerConfig, slots: int, places: int, mask_tile: int
 
 
 def _too_big(config: ModelConfig, plan: Plan) -> str:
-    board, over = plan.board, plan.total_bytes - plan.board.usable_bytes
+    board, over = plan.board, -plan.free_bytes
     message = (
         f"{plan.precision} weights, {plan.slots} slots and {plan.context_length} positions take "
         f"{plan.total_bytes / GIB:.2f} GiB, {over / GIB:.2f} more than a {board.name} has "

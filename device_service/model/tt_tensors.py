@@ -28,13 +28,15 @@ class Tensors:
     Args:
         device: of the chosen runtime.
         room_bytes: what buffers and scratch may take; None: any. Steps of many shapes have buffers
-            each, and where those would take more, the ones that the running step has not used go.
+            each, and where those would take more, the ones go that were not used for longest; never
+            any that the running step has used.
     """
 
     def __init__(self, device: Any, room_bytes: int | None = None) -> None:
         self.device = device
         self._room_bytes = room_bytes
         self._buffers: dict[Key, Tensor] = {}
+        """By last use, the newest at the end."""
         self._bytes: dict[Key, int] = {}
         """Of each buffer."""
         self._holds: dict[Key, Hashable] = {}
@@ -62,12 +64,14 @@ class Tensors:
     def buffer(self, name: str, rows: int, columns: int, fmt: Format = "bf16") -> Tensor:
         """The tensor of that name and size, the same in all of a step; zeros at first."""
         key = (name, rows, columns)
-        if key not in self._buffers:
+        tensor = self._buffers.pop(key, None)
+        if tensor is None:
             self._make_room(num_bytes((rows, columns), fmt))
-            self._buffers[key] = self.zeros(rows, columns, fmt)
+            tensor = self.zeros(rows, columns, fmt)
             self._bytes[key] = num_bytes((rows, columns), fmt)
+        self._buffers[key] = tensor
         self._used.add(key)
-        return self._buffers[key]
+        return tensor
 
     def scratch(self, name: str, rows: int, columns: int) -> Tensor:
         """A bf16 tensor of at least so many rows, for what nobody reads after the launch."""
@@ -79,11 +83,15 @@ class Tensors:
         return self._scratch[key]
 
     def _make_room(self, wanted: int) -> None:
-        """Drops what earlier steps left, if so much more is too much."""
-        if self._room_bytes is None or self.step_bytes + wanted <= self._room_bytes:
+        """Drops as much of what earlier steps left as it takes to have so much more."""
+        if self._room_bytes is None:
             return
-        for key in self._buffers.keys() - self._used:
-            del self._buffers[key], self._bytes[key]
+        over = self.step_bytes + wanted - self._room_bytes
+        for key in [key for key in self._buffers if key not in self._used]:
+            if over <= 0:
+                return
+            over -= self._bytes.pop(key)
+            del self._buffers[key]
             self._holds.pop(key, None)
 
     @property

@@ -187,6 +187,17 @@ def test_a_close_frees_the_slot_while_the_prompt_runs() -> None:
     assert not clients.step()
 
 
+def test_who_has_nothing_to_run_waits_for_the_steps_that_may_still_run() -> None:
+    clients = Clients(model := FakeModel(max_rows=4))
+    clients.send(open_command(1, [2] * 100))
+    for _ in range(3):
+        clients.step()
+    assert model.settled == 0
+    clients.send(CloseCommand(1))
+    clients.step()
+    assert model.settled == len(model.batches) == 3
+
+
 def test_a_number_may_be_used_again_after_close_in_the_same_message() -> None:
     clients = Clients(model := FakeModel())
     clients.send(open_command(1, [2]), CloseCommand(1), open_command(1, [3]))

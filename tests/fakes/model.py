@@ -79,6 +79,8 @@ class FakeModel:
         self.step_seconds = step_seconds
         self.fail_next = 0
         self.batches: list[StepBatch] = []
+        self.settled = 0
+        """Batches that were waited for."""
         self.violations: list[str] = []
         self.closed = False
 
@@ -115,6 +117,9 @@ class FakeModel:
                 self._states[span.slot] = [_GARBAGE ^ x for x in self._states[span.slot]]
             raise RuntimeError("the fake model was told to fail")
         return self._read_out([span for span in batch.spans if span.num_readouts])
+
+    def settle(self) -> None:
+        self.settled = len(self.batches)
 
     def full_rows(self, slot: int) -> F32:
         if slot not in self._full_rows:

@@ -36,6 +36,9 @@ POSITIONS = 32
 WARM_STEPS = 3
 CHUNKS = 8
 """Of the prompt that is timed, all of 32 rows."""
+WARM_PROMPTS = 3
+"""Until each chunk is replayed: the buffers of the last ones make recordings of the first void."""
+PROMPTS = 9
 OPTIONS = ReadoutOptions(top_candidates=64)
 
 
@@ -64,6 +67,7 @@ class PromptSpeed:
     in_flight: int
     """Steps at a time: 2 where the host hands over one while the device runs another."""
     seconds: float
+    """The median."""
     tokens_per_second: float
 
 
@@ -159,15 +163,20 @@ class Run:
             Speed(sequences, traced, WARM_STEPS, median, sequences / median, least, share)
         )
 
-    def prompt(self, in_flight: int) -> None:
-        """Times a prompt's chunks, with one or two of them in flight."""
-        if in_flight > 1 and not runtime.can_trace():
-            self.result.not_measured.append("a prompt, two steps in flight: no fast dispatch")
+    def prompt(self) -> None:
+        """Times a prompt's chunks, with one of them in flight and with two, by turns."""
+        if not runtime.can_trace():
+            self.result.not_measured.append("a prompt: no two steps in flight under slow dispatch")
             return
-        for _ in range(2):  # the first records what the second replays
-            seconds = self._run_prompt(in_flight)
-        rows = CHUNKS * TILE
-        self.result.prompts.append(PromptSpeed(in_flight, seconds, rows / seconds))
+        for _ in range(WARM_PROMPTS):
+            self._run_prompt(1)
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(PROMPTS):
+            for in_flight, measured in seconds.items():
+                measured.append(self._run_prompt(in_flight))
+        for in_flight, measured in seconds.items():
+            median = sorted(measured)[PROMPTS // 2]
+            self.result.prompts.append(PromptSpeed(in_flight, median, CHUNKS * TILE / median))
 
     def _run_prompt(self, in_flight: int) -> float:
         began = time.perf_counter()
@@ -229,9 +238,8 @@ def main() -> None:
         for traced in (False, True):
             run.speed(sequences, traced=traced)
             save()
-    for in_flight in (1, 2):
-        run.prompt(in_flight)
-        save()
+    run.prompt()
+    save()
     run.model.close()
 
 

@@ -5,7 +5,8 @@ torch backend's, judged by how far the reference in bfloat16 is from itself in f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,58 @@ def test_layers_that_write_no_keys_do_not_run_for_rows_that_nobody_reads(tmp_pat
     assert setup.decoder.run(batch, lambda index, _: seen.append(index)) is None
     assert seen == list(range(setup.config.first_shared_layer))
     assert len(seen) < len(setup.config.layers)
+
+
+class Card:
+    """Fast dispatch, as if the functional simulator had it: a replay runs what was recorded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self._marks = itertools.count()
+        monkeypatch.setattr(runtime, "can_trace", lambda: True)
+        monkeypatch.setattr(runtime, "record", lambda _, launch: (launch, launch()))
+        monkeypatch.setattr(runtime, "replay", self._replay)
+        monkeypatch.setattr(runtime, "release", lambda *_: None)
+        monkeypatch.setattr(runtime, "mark", self._mark)
+        monkeypatch.setattr(runtime, "wait_for", lambda n: self.events.append(f"{n} ended"))
+        get = runtime.get
+        monkeypatch.setattr(
+            runtime, "get", lambda tensor: (self.events.append("get"), get(tensor))[1]
+        )
+
+    def _replay(self, _device: object, trace: Callable[[], object]) -> None:
+        self.events.append("replay")
+        trace()
+
+    def _mark(self, _device: object) -> int:
+        n = next(self._marks)
+        self.events.append(f"{n} handed over")
+        return n
+
+
+def test_on_a_card_steps_are_replayed_and_a_chunk_is_handed_over_while_another_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = Setup(tmp_path, "e2b")
+    card = Card(monkeypatch)
+    replayed = Setup(tmp_path, "e2b")
+    ids = launched.ids(10)
+    spans = [Span(0, n, (ids[n],), n % 2) for n in range(10)]  # every other one is read
+    for span in spans:
+        card.events.clear()
+        wanted = launched.decoder.run(StepBatch((span,)))
+        card.events.clear()
+        got = replayed.decoder.run(StepBatch((span,)))
+        if span.num_readouts:
+            assert wanted is not None
+            assert got is not None
+            assert torch.equal(got, wanted)
+    n = len(spans) - 1
+    assert card.events == ["replay", f"{n} handed over", f"{n - 1} ended", "get"]
+    card.events.clear()
+    replayed.decoder.run(StepBatch((spans[-2],)))
+    replayed.decoder.settle()
+    assert card.events == ["replay", f"{n + 1} handed over", f"{n} ended", f"{n + 1} ended"]
 
 
 def test_the_model_refuses_what_its_board_has_no_room_for(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_a_step_is_handed_over_while_the_one_before_runs(events: list[str]) -> N
     assert events == ["step 0", "step 1", "step 0 ended"]
     flight.hand_over()
     assert events[3:] == ["step 3", "step 1 ended"]
+    flight.land()
+    flight.land()
+    assert events[5:] == ["step 3 ended"]
 
 
 def test_without_fast_dispatch_there_is_nothing_to_wait_for() -> None:

@@ -28,6 +28,19 @@ def test_a_buffer_is_the_same_until_its_room_is_needed() -> None:
     assert tensors.buffer("b", 32, 32) is not b
 
 
+def test_no_more_goes_than_must_and_first_what_was_not_used_for_longest() -> None:
+    tensors = Tensors(None, 3 * TILE_ROW)
+    tensors.begin_step()
+    a, b, c = (tensors.buffer(name, 32, 32) for name in "abc")
+    tensors.begin_step()
+    tensors.buffer("a", 32, 32)
+    tensors.begin_step()
+    tensors.buffer("d", 32, 32)
+    assert tensors.buffer("a", 32, 32) is a
+    assert tensors.buffer("c", 32, 32) is c
+    assert tensors.buffer("b", 32, 32) is not b
+
+
 def test_what_one_step_uses_stays_even_beyond_the_room() -> None:
     tensors = Tensors(None, TILE_ROW)
     tensors.begin_step()

@@ -19,17 +19,20 @@ class Card:
         self.launched = 0
         self.replayed: list[object] = []
         self.released: list[object] = []
+        self.cannot_record = False
         self._recording = False
 
     def launch(self) -> str:
         self.launched += not self._recording
         return "logits"
 
-    def record(self, _device: Any, launch: Callable[[], object]) -> object:
+    def record(self, _device: Any, launch: Callable[[], object]) -> tuple[object, object]:
+        if self.cannot_record:
+            raise RuntimeError("the trace region is full")
         self._recording = True
-        launch()
+        result = launch()
         self._recording = False
-        return object()
+        return object(), result
 
 
 @pytest.fixture
@@ -42,46 +45,64 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     return card
 
 
-def test_a_shape_is_launched_once_and_then_replayed(card: Card) -> None:
+def test_a_shape_is_launched_once_then_recorded_and_replayed(card: Card) -> None:
     traces = Traces(Tensors(None))
-    for shape in ("one", "one", "two", "one"):
+    for shape in ("one", "two", "one", "one", "two"):
         assert traces.run(shape, card.launch) == "logits"
     assert card.launched == 2
-    assert len(card.replayed) == 2
-    assert card.replayed[0] is card.replayed[1]
+    first, again, other = card.replayed
+    assert first is again
+    assert first is not other
 
 
 def test_an_allocation_makes_recordings_void(card: Card) -> None:
     tensors = Tensors(None)
     traces = Traces(tensors)
-    traces.run("one", card.launch)
+    for _ in range(2):
+        traces.run("one", card.launch)
     tensors.allocated += 1
     traces.run("one", card.launch)
-    assert (card.launched, card.replayed, len(card.released)) == (2, [], 1)
+    assert (card.launched, len(card.replayed), card.released) == (2, 1, card.replayed)
 
 
-def test_what_a_launch_allocates_is_part_of_its_recording(card: Card) -> None:
+def test_an_allocation_by_another_shape_means_a_launch_before_a_recording(card: Card) -> None:
     tensors = Tensors(None)
     traces = Traces(tensors)
 
-    def first() -> str:
-        tensors.allocated = 1
+    def allocate() -> str:
+        tensors.allocated += 1
         return card.launch()
 
-    traces.run("one", first)
     traces.run("one", card.launch)
-    assert (card.launched, len(card.replayed)) == (1, 1)
+    traces.run("two", allocate)
+    traces.run("one", card.launch)
+    assert (card.launched, card.replayed) == (3, [])
+    traces.run("two", card.launch)
+    assert (card.launched, len(card.replayed)) == (3, 1)
 
 
 def test_the_shape_that_was_not_run_for_longest_makes_way(card: Card) -> None:
     traces = Traces(Tensors(None))
-    for shape in (*range(MOST), 0, MOST):
+    for shape in (*range(MOST), *range(MOST), 0, MOST, MOST):
         traces.run(shape, card.launch)
-    assert (card.launched, len(card.released)) == (MOST + 1, 1)
-    traces.run(0, card.launch)
     assert card.launched == MOST + 1
-    traces.run(1, card.launch)
-    assert card.launched == MOST + 2
+    assert card.released == [card.replayed[1]]
+    replayed = len(card.replayed)
+    traces.run(0, card.launch)
+    assert card.replayed[replayed] is card.replayed[0]
+
+
+def test_where_nothing_can_be_recorded_every_step_is_launched(
+    card: Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = Traces(Tensors(None))
+    for shape in ("one", "one", "two"):
+        traces.run(shape, card.launch)
+    card.cannot_record = True
+    for _ in range(3):
+        assert traces.run("two", card.launch) == "logits"
+    assert (card.launched, card.released) == (5, card.replayed)
+    assert caplog.text.count("a step could not be recorded") == 1
 
 
 def test_without_traces_every_step_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
