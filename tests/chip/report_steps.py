@@ -17,7 +17,7 @@ from tests.chip.steps import driving
 from tests.chip.steps.judging import TIE
 
 Row = dict[str, Any]
-MOST_NAMES = 6
+MOST_NAMES = 8
 """Of files that changed since a run."""
 WEIGHTS = ("bf16", "bfp8")
 FULL_SIZES = {"E2B": "random-e2b", "E4B": "random-e4b"}
