@@ -213,11 +213,11 @@ class Card:
 def test_on_a_card_steps_are_replayed_and_a_chunk_is_handed_over_while_another_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launched = Setup(tmp_path, "e2b")
+    launched = Setup(tmp_path, "gemma3")
     card = Card(monkeypatch)
-    replayed = Setup(tmp_path, "e2b")
-    ids = launched.ids(10)
-    spans = [Span(0, n, (ids[n],), n % 2) for n in range(10)]  # every other one is read
+    replayed = Setup(tmp_path, "gemma3")
+    ids = launched.ids(6)
+    spans = [Span(0, n, (ids[n],), n % 2) for n in range(6)]  # every other one is read
     for span in spans:
         card.events.clear()
         wanted = launched.decoder.run(StepBatch((span,)))
