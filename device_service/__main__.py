@@ -101,6 +101,8 @@ def load_model(settings: Settings, report: ReportProgress) -> Model:
         )
     from device_service.model.tt_backend import TtModel
 
+    # Else ttnn's inspector listens too, at 127.0.0.1:50051: the device service's own default.
+    os.environ.setdefault("TT_METAL_INSPECTOR_RPC", "0")
     try:
         return TtModel.load(
             settings.model,

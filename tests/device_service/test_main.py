@@ -15,6 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from device_service.__main__ import load_model
+from device_service.model.tt_backend import TtModel
 from device_service.settings import load_settings
 from tessera.device.v1 import device_pb2 as pb
 from tessera.device.v1 import device_pb2_grpc
@@ -156,6 +158,15 @@ def test_a_step_has_as_many_rows_as_its_backend_can(
 ) -> None:
     flags = ("--model", str(DEMO_MODEL), "--backend", backend)
     assert load_settings([*flags, *rows]).row_limit == wanted
+
+
+def test_ttnns_inspector_leaves_the_port_to_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+    monkeypatch.setenv("TT_METAL_INSPECTOR_RPC", "to be put back")
+    monkeypatch.delenv("TT_METAL_INSPECTOR_RPC")
+    monkeypatch.setattr(TtModel, "load", lambda *_, **__: seen.update(os.environ))
+    load_model(load_settings(["--model", str(DEMO_MODEL), "--backend", "sim"]), print)
+    assert seen["TT_METAL_INSPECTOR_RPC"] == "0"
 
 
 @pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="TT-Lang may be here")
