@@ -27,12 +27,12 @@ class Flight:
         """A step was launched. Returns when the one before it has ended."""
         if not self._enabled:
             return
-        before, self._last = self._last, runtime.mark(self._device)
-        if before is not None:
-            runtime.wait_for(before)
+        newest = runtime.mark(self._device)
+        self.land()
+        self._last = newest
 
     def land(self) -> None:
-        """Returns when no step runs any more."""
+        """Returns when the last step that was handed over has ended."""
         last, self._last = self._last, None
         if last is not None:
             runtime.wait_for(last)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -156,7 +157,7 @@ class Run:
         can_trace, traces._enabled = traces._enabled, traced
         seconds = [self._step(sequences, n) for n in range(WARM_STEPS + self._options.steps)]
         traces._enabled = can_trace
-        median = sorted(seconds[WARM_STEPS:])[self._options.steps // 2]
+        median = statistics.median_high(seconds[WARM_STEPS:])
         least = self._least_bytes(sequences, WARM_STEPS)
         share = least / median / BOARDS[self._options.board].dram_bytes_per_second
         self.result.speeds.append(
@@ -175,7 +176,7 @@ class Run:
             for in_flight, measured in seconds.items():
                 measured.append(self._run_prompt(in_flight))
         for in_flight, measured in seconds.items():
-            median = sorted(measured)[PROMPTS // 2]
+            median = statistics.median_high(measured)
             self.result.prompts.append(PromptSpeed(in_flight, median, CHUNKS * TILE / median))
 
     def _run_prompt(self, in_flight: int) -> float:
@@ -184,8 +185,8 @@ class Run:
             ids = (self._config.bos_token_id,) * TILE
             self.model.step(StepBatch((Span(0, start, ids, 0),)))
             if in_flight == 1:
-                runtime.synchronize(self.model._device)
-        runtime.synchronize(self.model._device)
+                self.model.settle()
+        self.model.settle()
         return time.perf_counter() - began
 
     def _step(self, sequences: int, position: int) -> float:

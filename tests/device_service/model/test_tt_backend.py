@@ -195,14 +195,16 @@ class Card:
         monkeypatch.setattr(runtime, "release", lambda *_: None)
         monkeypatch.setattr(runtime, "mark", self._mark)
         monkeypatch.setattr(runtime, "wait_for", lambda n: self.events.append(f"{n} ended"))
-        get = runtime.get
-        monkeypatch.setattr(
-            runtime, "get", lambda tensor: (self.events.append("get"), get(tensor))[1]
-        )
+        self._get_tensor = runtime.get
+        monkeypatch.setattr(runtime, "get", self._get)
 
     def _replay(self, _device: object, trace: Callable[[], object]) -> None:
         self.events.append("replay")
         trace()
+
+    def _get(self, tensor: object) -> torch.Tensor:
+        self.events.append("get")
+        return self._get_tensor(tensor)
 
     def _mark(self, _device: object) -> int:
         n = next(self._marks)

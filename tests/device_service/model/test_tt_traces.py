@@ -90,6 +90,8 @@ def test_the_shape_that_was_not_run_for_longest_makes_way(card: Card) -> None:
     replayed = len(card.replayed)
     traces.run(0, card.launch)
     assert card.replayed[replayed] is card.replayed[0]
+    traces.run(1, card.launch)
+    assert card.replayed[replayed + 1] is not card.replayed[1]
 
 
 def test_where_nothing_can_be_recorded_every_step_is_launched(
